@@ -1,0 +1,134 @@
+"""The native core: OS threads that run many tenants' Luau VMs without the GIL.
+
+Payloads cross as bytes: events as Discord's raw JSON, everything else as msgpack KhronosValues (DESIGN "Values").
+A tenant is its 64-bit key. A request id is used once per engine. Every request gets exactly one RESULT or FAILED,
+also when its VM is replaced, the engine is closed or its thread fails.
+"""
+
+from typing import Final, final
+
+LUAU_VERSION: Final[str]
+
+# Kinds of what `drain` gives.
+RESULT: Final[int]  # id: request; payload: msgpack of types.DispatchResult, or of what the request's own docstring says
+FAILED: Final[int]  # id: request; payload: msgpack [code, detail, hint]: nothing ran (see errors.py for codes)
+HOST_CALL: Final[int]  # id: call; payload: msgpack [request, template, name, [args...]]; answer it once with `answer` or `answer_error`
+LOG: Final[int]  # id: request or 0; payload: msgpack [template, level, text]
+DEAF: Final[int]  # id: milliseconds; the tenant has held its VM thread that long (in-process workers only)
+
+@final
+class Engine:
+    """One OS thread with its tenants' VMs. Every method returns at once, except `close`."""
+
+    def __init__(
+        self,
+        *,
+        vm_memory_bytes: int = ...,
+        cpu_bucket_ms: int = ...,
+        cpu_refill_percent: int = ...,
+        unbreakable_ms: int = ...,
+        slice_ms: int = ...,
+        threads_max: int = ...,
+        timers_max: int = ...,
+        queue_events_max: int = ...,
+        host_calls_max: int = ...,
+        log_bytes_per_s: int = ...,
+        error_bytes_max: int = ...,
+        source_bytes_max: int = ...,
+        idle_evict_ms: int = ...,
+        memory_budget_bytes: int = ...,
+        builtins: bytes = b"",
+        builtins_caps: list[str] = ...,
+        debug: bool = False,
+        blame_fd: int = -1,
+        blame_slot: int = 0,
+        test_hooks: bool = False,
+    ) -> None:
+        """Starts the thread.
+
+        Args:
+            builtins: msgpack map of path -> source, the template ``$builtins`` that comes first for every tenant;
+                empty for none. Compiled once per process.
+            memory_budget_bytes: for all VMs of this engine; idle ones are evicted under pressure. 0: no budget.
+            debug: defines the global ``_debug`` (the flag ``--worker-debug``).
+            blame_fd, blame_slot: shared memory of 16-byte slots; the thread writes ``tenant, request`` (two
+                little-endian u64) into its slot while the tenant's code runs, and zeros when none does.
+            test_hooks: the global ``panic()`` and the method `panic`, for tests of the engine itself.
+        """
+
+    def set_program(self, tenant: int, program: bytes) -> None:
+        """Replaces the tenant's templates, for events submitted later; running handlers end on the old code.
+
+        Args:
+            program: msgpack list of ``[name, entry, {path: source}, [event, ...], [capability, ...]]``, in dispatch
+                order; paused ones are left out by the caller. Events ``["*"]`` takes every event.
+        """
+
+    def has_program(self, tenant: int) -> bool:
+        """Whether `set_program` was called for the tenant and not undone by `drop_tenant`."""
+
+    def submit_event(
+        self,
+        tenant: int,
+        request: int,
+        name: str,
+        payload: bytes,
+        author: str | None = None,
+        redelivered: bool = False,
+        timeout_ms: int = 60_000,
+    ) -> None:
+        """Runs the event in all of the tenant's templates that listen for it. RESULT: a DispatchResult.
+
+        Raises:
+            RuntimeError: the engine is closed, failed, or belongs to the parent of a fork.
+        """
+
+    def submit_script(
+        self, tenant: int, request: int, chunk_name: str, source: bytes, event_name: str, payload: bytes, timeout_ms: int = 60_000
+    ) -> None:
+        """Runs *source* once in an isolate of its own, with capability ``*`` and ``ctx`` as ``...``. RESULT: a DispatchResult."""
+
+    def submit_check(self, tenant: int, request: int, template: bytes, timeout_ms: int = 5_000) -> None:
+        """Evaluates a template's entry in a fresh VM, without capabilities or host calls, within the tenant's ordinary limits.
+
+        Args:
+            template: one item of `set_program`'s list.
+        RESULT: msgpack list of the keys of the returned table whose values are functions, sorted, ``["*"]`` if it
+            returned one function. FAILED: ``script_error`` with file and line, or ``limit_exceeded``.
+        """
+
+    def cancel(self, request: int) -> None:
+        """Ends an event's main threads with outcome ``cancelled``; unknown requests are ignored."""
+
+    def drop_tenant(self, tenant: int, request: int) -> None:
+        """Ends everything of the tenant and forgets its program. RESULT: msgpack nil."""
+
+    def answer(self, call: int, payload: bytes) -> None:
+        """Hands a host call its results: msgpack list of values. Late or double answers are ignored."""
+
+    def answer_error(self, call: int, text: str) -> None:
+        """Raises *text* where the script made the call."""
+
+    def fileno(self) -> int:
+        """The eventfd that becomes readable when `drain` has something."""
+
+    def drain(self) -> list[tuple[int, int, int, bytes]]:
+        """All that came out so far: ``(kind, tenant, id, payload)``."""
+
+    def stats(self) -> dict[str, int]:
+        """``vms, slices, preempted, bytes, events, evicted, replaced, queued``."""
+
+    def close(self) -> None:
+        """Ends the thread and waits for it with the GIL released. What is pending gets FAILED, which `drain` still gives."""
+
+    def panic(self) -> None:
+        """Makes the engine's thread fail. Needs ``test_hooks``."""
+
+def compile_check(chunk_name: str, source: bytes) -> tuple[int, str] | None:
+    """None if the source compiles, else line and cause. For callers outside the VM threads; bounded by source_bytes_max."""
+
+def watchdog(master_pidfd: int, deaf_ms: int, exit_on_deaf: bool) -> None:
+    """Starts the process's watchdog thread: looks every 500 ms at every engine, and ends the process (exit code 70) when one
+    slice has lasted *deaf_ms*, or reports DEAF where *exit_on_deaf* is false. With *master_pidfd* >= 0 it ends the process
+    as soon as the master is gone (exit code 71), whatever Python does.
+    """

@@ -1,0 +1,257 @@
+"""What several rooms speak of: tenants, events, outcomes, and the interfaces that they hand each other."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import msgpack
+
+USER_BIT = 1 << 63
+ID_MAX = USER_BIT - 1
+
+
+class OwnerType(enum.StrEnum):
+    """Who owns a tenant, as the database spells it."""
+
+    GUILD = "guild"
+    USER = "user"
+
+
+class Id(NamedTuple):
+    """A tenant by name: a guild's or a user's snowflake.
+
+    Inside workers, engines and frames a tenant is its 64-bit ``key``: the id, top bit set for users.
+    """
+
+    owner_type: OwnerType
+    snowflake: int
+
+    @classmethod
+    def guild(cls, snowflake: int) -> Id:
+        return cls(OwnerType.GUILD, snowflake)
+
+    @classmethod
+    def user(cls, snowflake: int) -> Id:
+        return cls(OwnerType.USER, snowflake)
+
+    @classmethod
+    def of(cls, key: int) -> Id:
+        """The tenant behind a 64-bit key."""
+        return cls(OwnerType.USER, key ^ USER_BIT) if key & USER_BIT else cls(OwnerType.GUILD, key)
+
+    @property
+    def key(self) -> int:
+        return self.snowflake | USER_BIT if self.owner_type is OwnerType.USER else self.snowflake
+
+    @property
+    def owner_id(self) -> str:
+        return str(self.snowflake)
+
+
+class Outcome(enum.IntEnum):
+    """How a dispatch, or one of its templates, ended. Among templates that ran, a larger number is worse."""
+
+    OK = 0
+    CANCELLED = 1
+    SCRIPT_ERROR = 2
+    TIMEOUT = 3
+    LIMIT_EXCEEDED = 4
+    NOT_SUBSCRIBED = 16
+    BANNED = 17
+    QUARANTINED = 18
+    SHED = 19
+    NOT_READY = 20
+    WORKER_LOST = 21
+
+    @property
+    def slug(self) -> str:
+        return self.name.lower()
+
+    @property
+    def ran(self) -> bool:
+        return self < Outcome.NOT_SUBSCRIBED
+
+
+@dataclass(slots=True)
+class CreateEvent:
+    """An event on its way to a tenant.
+
+    ``payload`` is JSON, for gateway events Discord's ``d`` as it came; nothing looks inside before Luau reads it.
+    """
+
+    name: str
+    payload: bytes
+    author: str | None = None
+    redelivered: bool = False
+
+
+class TemplateResult(NamedTuple):
+    """What one template made of an event. ``value`` is decoded msgpack; see pytw.values."""
+
+    template: str
+    outcome: Outcome
+    limit: str | None
+    value: Any
+    error: str | None
+
+
+class Meter(NamedTuple):
+    """What a dispatch cost: CPU and wall microseconds, host calls by name, bytes of results."""
+
+    cpu_us: int
+    wall_us: int
+    calls: Mapping[str, int]
+    result_bytes: int
+
+
+class DispatchResult:
+    """The end of a dispatch. Decodes the engine's answer when it is first looked at.
+
+    The answer is msgpack ``[outcome, limit, [[template, outcome, limit, value, error], ...], [cpu_us, wall_us, calls, result_bytes]]``.
+    """
+
+    __slots__ = ("_decoded", "body")
+
+    def __init__(self, body: bytes) -> None:
+        self.body = body
+        self._decoded: list[Any] | None = None
+
+    @classmethod
+    def nothing_ran(cls, outcome: Outcome, reason: str | None = None) -> DispatchResult:
+        return cls(msgpack.packb([int(outcome), reason, [], [0, 0, {}, 0]]))
+
+    def _fields(self) -> list[Any]:
+        if self._decoded is None:
+            from pytw import values
+
+            self._decoded = values.unpack(self.body)
+        return self._decoded  # type: ignore[return-value]
+
+    @property
+    def outcome(self) -> Outcome:
+        # The array header and a small integer: two bytes tell the outcome without decoding the rest.
+        return Outcome(self.body[1])
+
+    @property
+    def limit(self) -> str | None:
+        """The limit that was exceeded, or why nothing ran."""
+        return self._fields()[1]  # type: ignore[no-any-return]
+
+    @property
+    def templates(self) -> list[TemplateResult]:
+        return [TemplateResult(t[0], Outcome(t[1]), t[2], t[3], t[4]) for t in self._fields()[2]]
+
+    @property
+    def meter(self) -> Meter:
+        return Meter(*self._fields()[3])
+
+
+@dataclass(slots=True, frozen=True)
+class TenantGate:
+    """What the gate needs of a tenant: the events it listens for, by state or by template, and whether it is banned."""
+
+    tenant: int
+    events: frozenset[str]
+    banned: bool = False
+
+
+@dataclass(slots=True, frozen=True)
+class TenantState:
+    """A tenant's own settings (``ctx.Runtime:gettenantstate``). ``data`` is a JSON object."""
+
+    events: frozenset[str]
+    data: Mapping[str, Any]
+    banned: bool = False
+
+
+#: What a tenant without a row listens for.
+DEFAULT_EVENTS = frozenset({"INTERACTION_CREATE", "WebGetSettings", "WebExecuteSetting"})
+
+
+@dataclass(slots=True, frozen=True)
+class TemplateSource:
+    """A deployed template: what an engine needs to run it."""
+
+    name: str
+    files: Mapping[str, bytes]
+    events: frozenset[str]
+    entry: str = "init"
+    allowed_caps: Sequence[str] = ("*",)
+    paused: bool = False
+    version: int = 0
+
+
+@dataclass(slots=True)
+class KvRecord:
+    """One row of a tenant's key-value store. ``value`` is one msgpack KhronosValue."""
+
+    id: str
+    key: str
+    scopes: list[str]
+    value: bytes
+    version: int
+    created_at: datetime
+    last_updated_at: datetime
+    expires_at: datetime | None = None
+
+
+@dataclass(slots=True)
+class Cursor:
+    """Where a gateway shard goes on: everything up to ``sequence`` is done, and ``done_above`` besides."""
+
+    session_id: str
+    resume_url: str
+    sequence: int
+    done_above: list[int] = field(default_factory=list)
+
+
+@runtime_checkable
+class WorkerDb(Protocol):
+    """What a worker asks of the database; Mesophyll's client and the master's stores both satisfy it."""
+
+    async def gates(self, worker_id: int, workers: int) -> list[TenantGate]: ...
+    async def gate(self, tenant: int) -> TenantGate: ...
+    async def program(self, tenant: int) -> list[TemplateSource]: ...
+    async def tenant_state(self, tenant: int) -> TenantState: ...
+    async def set_tenant_state(self, tenant: int, state: TenantState) -> None: ...
+    async def kv_get(self, tenant: int, key: str, scopes: Sequence[str]) -> KvRecord | None: ...
+    async def kv_set(
+        self, tenant: int, key: str, scopes: Sequence[str], value: bytes, expires_at: datetime | None = None
+    ) -> None: ...
+    async def kv_delete(self, tenant: int, key: str, scopes: Sequence[str]) -> int: ...
+    async def kv_find(
+        self, tenant: int, pattern: str, scopes: Sequence[str], *, limit: int, after: str | None = None
+    ) -> list[KvRecord]: ...
+    async def claim_expired(self, worker_id: int, workers: int, *, limit: int) -> list[tuple[int, KvRecord]]: ...
+    async def finish_expired(self, tenant: int, record_id: str, version: int) -> None: ...
+
+
+class CursorSink(Protocol):
+    """Keeps the gateway cursors of shards."""
+
+    async def load(self, shards: int) -> dict[int, Cursor]: ...
+    def report(self, shards: int, shard: int, cursor: Cursor | None) -> None:
+        """Replaces what is known of *shard*; None forgets it. Never blocks."""
+
+
+class IdentifySlots(Protocol):
+    """Hands out the right to IDENTIFY: ``max_concurrency`` a 5 s window over all workers."""
+
+    async def acquire(self, shard: int) -> None: ...
+
+
+class Forwarder(Protocol):
+    """Takes events that arrived away from their tenant's worker to it."""
+
+    async def forward(self, tenant: int, event: CreateEvent) -> Outcome: ...
+
+
+#: Takes an event from the gateway. Calls ``done`` once, when the event has an outcome.
+Offer = Callable[[int, CreateEvent, Callable[[Outcome], None]], None]
+
+#: Answers one request of the master: returns the body of the answer or raises PytwError.
+Answer = Callable[[int, bytes], Awaitable[bytes]]
