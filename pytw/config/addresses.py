@@ -1,0 +1,31 @@
+"""Small readers of checked values: addresses, the control socket, URLs fit to be shown."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from pytw.errors import ConfigError
+
+SOCKET_PATH_BYTES_MAX = 107
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Host and port of a checked HOST:PORT; brackets of an IPv6 host go."""
+    host, _, port = address.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+def control_socket(data_dir: str) -> str:
+    """Where a server with *data_dir* takes the command line's calls."""
+    path = str(Path(data_dir).absolute() / "control.sock")
+    if len(os.fsencode(path)) > SOCKET_PATH_BYTES_MAX:
+        raise ConfigError(f"data_dir: {path} is longer than a socket's path may be ({SOCKET_PATH_BYTES_MAX} bytes)")
+    return path
+
+
+def without_password(url: str) -> str:
+    """*url* fit to be shown."""
+    parts = urlsplit(url)
+    return url.replace(f":{parts.password}@", ":(hidden)@", 1) if parts.password else url

@@ -1,0 +1,162 @@
+"""What an operator may set, as structs: each field's annotation says what it accepts, in a form that programs can read.
+
+From it come the check, the error text, the name of the environment variable and docs/configuration.md.
+Source: the reference's config.yaml (spec 5.16) for the names.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from pytw.config.addresses import split_address
+from pytw.errors import ConfigError
+from pytw.limits import Limits
+
+
+_ADDRESS = r"^(\[[0-9A-Fa-f:]+\]|[^\s:/\[\]]+):([0-9]{1,4}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])$"
+_ADDRESS_TEXT = "HOST:PORT, such as 127.0.0.1:60000"
+_URL_TEXT = "an address that starts with http:// or https://"
+
+
+def _text(description: str, pattern: str | None = None, expected: str | None = None, *, secret: bool = False) -> Meta:
+    return Meta(pattern=pattern, description=description, extra={"expected": expected, "secret": secret})
+
+
+def _url(description: str) -> Meta:
+    return _text(description, r"^(https?://[^\s/]+.*)?$", _URL_TEXT)
+
+
+def _id(description: str) -> Meta:
+    return Meta(ge=0, lt=1 << 63, description=description, extra={"expected": "a Discord id (a whole number)"})
+
+
+class DiscordAuth(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    token: Annotated[
+        str, _text("Token of the bot. Without it `tw serve` runs in dev mode, on the mock Discord.", secret=True)
+    ] = ""
+    client_id: Annotated[int, _id("Application id, for the login of the website. 0: not set.")] = 0
+    client_secret: Annotated[str, _text("OAuth2 secret of the application.", secret=True)] = ""
+    root_users: Annotated[list[int], Meta(description="Ids of the users who may do everything.")] = []
+    allowed_redirects: Annotated[list[str], Meta(description="Addresses that a login may return to.")] = []
+
+
+class MetaSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    postgres_url: Annotated[
+        str,
+        _text(
+            "Database. Empty: PostgreSQL is started from its wheel, with its data in `data_dir`.",
+            r"^(postgres(ql)?://\S+)?$",
+            "postgresql://USER:PASSWORD@HOST:PORT/DATABASE",
+            secret=True,
+        ),
+    ] = ""
+    proxy: Annotated[str, _url("Address that takes the place of https://discord.com for REST requests.")] = ""
+    support_server_invite: Annotated[str, _text("Invite that error messages show.")] = ""
+    sandwich_http_api: Annotated[str, _url("Sandwich gateway proxy. Empty: own gateway shards.")] = ""
+    default_error_channel: Annotated[int, _id("Channel for errors of templates that name none. 0: none.")] = 0
+
+
+class Sites(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    api: Annotated[str, _url("Public address of this API.")] = ""
+    frontend: Annotated[str, _url("Public address of the website.")] = ""
+    docs: Annotated[str, _url("Public address of the documentation.")] = ""
+
+
+class Servers(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    main: Annotated[int, _id("Guild of the people who run the bot. 0: none.")] = 0
+
+
+class ObjectStorage(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    type: Annotated[Literal["local", "s3-like"], Meta(description="Where objects are kept.")] = "local"
+    base_path: Annotated[str, _text("Folder (local) or prefix (s3-like). Empty: `objects` in `data_dir`.")] = ""
+    endpoint: Annotated[str, _text("HOST:PORT of the S3 service.")] = ""
+    secure: Annotated[bool, Meta(description="HTTPS to the S3 service.")] = False
+    cdn_secure: Annotated[bool, Meta(description="HTTPS in signed URLs.")] = False
+    cdn_endpoint: Annotated[str, _text("HOST:PORT in signed URLs. Empty: `endpoint`.")] = ""
+    access_key: Annotated[str, _text("Access key of the S3 service.", secret=True)] = ""
+    secret_key: Annotated[str, _text("Secret key of the S3 service.", secret=True)] = ""
+
+
+class Addrs(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    template_worker: Annotated[str, _text("Where the HTTP API listens.", _ADDRESS, _ADDRESS_TEXT)] = "127.0.0.1:60000"
+    mesophyll_server: Annotated[
+        str,
+        _text(
+            "Where the master listens for its workers. Empty: loopback, any free port.", f"^$|{_ADDRESS}", _ADDRESS_TEXT
+        ),
+    ] = ""
+
+
+class Log(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    level: Annotated[
+        Literal["debug", "info", "warning", "error"], Meta(description="The least level that is written.")
+    ] = "info"
+    json: Annotated[bool, Meta(description="One JSON object per line in place of text.")] = False
+
+
+class Pg(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    bin: Annotated[str, _text("Folder with `postgres` and `initdb` for the embedded database. Empty: the wheel's.")] = (
+        ""
+    )
+    user: Annotated[
+        str, _text("Account of the embedded database where pytw runs as root. Empty: pytw, postgres or nobody.")
+    ] = ""
+
+
+def default_data_dir() -> str:
+    """`/var/lib/pytw` for root, else `pytw` in the user's data folder (XDG)."""
+    if os.geteuid() == 0:
+        return "/var/lib/pytw"
+    return str(Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share") / "pytw")
+
+
+class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Everything an operator may set. Made by `load`; each value has passed its check."""
+
+    discord_auth: DiscordAuth = DiscordAuth()
+    meta: MetaSection = MetaSection()
+    sites: Sites = Sites()
+    servers: Servers = Servers()
+    object_storage: ObjectStorage = ObjectStorage()
+    addrs: Addrs = Addrs()
+    pg: Pg = Pg()
+    log: Log = Log()
+    limits: Limits = Limits()
+    data_dir: Annotated[
+        str,
+        _text(
+            "Everything that pytw keeps on disk: embedded database, objects, control socket.", r"^.*\S.*$", "a folder"
+        ),
+    ] = msgspec.field(default_factory=default_data_dir)
+
+    def dev_mode(self, *, dev: bool) -> bool:
+        """Whether the mock Discord and the open test routes exist: *dev* (the flag) or no Discord credentials at all.
+
+        Raises:
+            ConfigError: something real is configured without a token, or dev mode would listen beyond loopback.
+        """
+        if not dev:
+            if self.discord_auth.token:
+                return False
+            for key, value in (
+                ("meta.postgres_url", self.meta.postgres_url),
+                ("discord_auth.client_id", self.discord_auth.client_id),
+                ("discord_auth.client_secret", self.discord_auth.client_secret),
+            ):
+                if value:
+                    raise ConfigError(
+                        f"{key} is set but discord_auth.token is not",
+                        hint="set TW_DISCORD_TOKEN, or pass --dev to run on the mock Discord",
+                    )
+        host, _ = split_address(self.addrs.template_worker)
+        if host not in ("localhost", "::1") and not host.startswith("127."):
+            raise ConfigError(
+                f"addrs.template_worker is {self.addrs.template_worker}, and dev mode only listens on loopback",
+                hint="set discord_auth.token for a real bot, or listen on 127.0.0.1",
+            )
+        return True
