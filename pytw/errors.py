@@ -109,10 +109,13 @@ class InternalError(PytwError):
 
 
 class ConfigError(PytwError):
-    """The configuration or the machine is wrong; the operator acts. Ends the command with ``exit_code``."""
+    """The configuration or the machine is wrong; the operator acts. Ends the command with ``exit_code``.
+
+    2 is what a wrong flag ends with, 1 what a server refuses.
+    """
 
     code = "config_error"
-    exit_code: ClassVar[int] = 2
+    exit_code: ClassVar[int] = 8
 
 
 class DatabaseUnreachable(ConfigError):
@@ -140,6 +143,20 @@ class StorageRefused(ConfigError):
 
     code = "storage_refused"
     exit_code = 7
+
+
+class NotRunning(ConfigError):
+    """The command needs a running server, and none answers."""
+
+    code = "not_running"
+    exit_code = 9
+
+
+class NotInThisVersion(ConfigError):
+    """A documented command that a later version brings."""
+
+    code = "not_in_this_version"
+    exit_code = 64
 
 
 def _walk(cls: type[PytwError]) -> dict[str, type[PytwError]]:

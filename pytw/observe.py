@@ -89,7 +89,7 @@ def setup_logging(
     handler.setFormatter(_Json(worker) if json_lines else _Line(worker))
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(LEVELS[level])
+    root.setLevel(LEVELS[level.lower()])
     # One line per request or per selector is for those who ask for it.
     for chatty in ("aiohttp.access", "asyncio"):
         logging.getLogger(chatty).setLevel(max(root.level, logging.WARNING))
@@ -121,8 +121,9 @@ class Metrics:
     @property
     def registry(self) -> CollectorRegistry:
         if self._registry is None:
-            from prometheus_client import CollectorRegistry
+            from prometheus_client import CollectorRegistry, disable_created_metrics
 
+            disable_created_metrics()
             self._registry = CollectorRegistry(auto_describe=True)
         return self._registry
 

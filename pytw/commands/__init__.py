@@ -1,0 +1,1 @@
+"""The commands of `tw`, one module each; `pytw.cli` imports the one that runs."""

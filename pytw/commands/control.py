@@ -1,0 +1,124 @@
+"""Calls to a running server: over `DATA_DIR/control.sock` as root, or over `--url` with a token.
+
+HTTP by the standard library: a command makes one or two calls, and aiohttp would cost ten times their time to import.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import socket
+from collections.abc import Callable
+from typing import Any, TypeVar
+from urllib.parse import quote, urlsplit
+
+import click
+
+from pytw.commands.settings import configured, reading
+from pytw.config import control_socket
+from pytw.errors import ConfigError, NotRunning, RequestError, Unavailable
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+CALL_TIMEOUT_S = 60.0
+ANSWER_BYTES_MAX = 64 << 20
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: str, timeout_s: float) -> None:
+        super().__init__("localhost", timeout=timeout_s)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
+
+
+class Control:
+    """One way to a running server."""
+
+    def __init__(self, *, socket_path: str = "", url: str = "", token: str = "") -> None:
+        self._socket_path = socket_path
+        self._url = url
+        self._token = token
+
+    def call(self, method: str, path: str, body: Any = None, *, timeout_s: float = CALL_TIMEOUT_S) -> Any:
+        """The answer's JSON, None if it is empty.
+
+        Raises:
+            NotRunning: nobody answers there.
+            RequestError: the server refuses; its message.
+            Unavailable: the server cannot now, or the answer did not come in time.
+        """
+        where, connection, prefix = self._connection(timeout_s)
+        headers = {"Content-Type": "application/json", **({"Authorization": self._token} if self._token else {})}
+        try:
+            connection.request(method, prefix + path, None if body is None else json.dumps(body), headers)
+            response = connection.getresponse()
+            status, data = response.status, response.read(ANSWER_BYTES_MAX)
+        except TimeoutError:
+            raise Unavailable(f"{where} did not answer within {timeout_s:g} s") from None
+        except (FileNotFoundError, ConnectionRefusedError, socket.gaierror):
+            raise NotRunning(
+                f"no server answers at {where}", hint="start one with `tw serve`, or name it with --url"
+            ) from None
+        except PermissionError:
+            raise NotRunning(
+                f"{where}: permission denied", hint="the server runs under another account; use --url"
+            ) from None
+        except (OSError, http.client.HTTPException) as error:
+            raise Unavailable(f"{where} broke off: {error or type(error).__name__}") from None
+        finally:
+            connection.close()
+        return _answer(status, data)
+
+    def _connection(self, timeout_s: float) -> tuple[str, http.client.HTTPConnection, str]:
+        if not self._url:
+            return self._socket_path, _UnixConnection(self._socket_path, timeout_s), ""
+        parts = urlsplit(self._url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ConfigError(f"--url: expected an address that starts with http:// or https://, got {self._url!r}")
+        make = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+        try:
+            connection = make(parts.hostname, parts.port, timeout=timeout_s)
+        except ValueError:
+            raise ConfigError(f"--url: {self._url!r} has no port between 0 and 65535") from None
+        return self._url, connection, parts.path.rstrip("/")
+
+
+def _answer(status: int, data: bytes) -> Any:
+    try:
+        answer = json.loads(data) if data.strip() else None
+    except ValueError:
+        answer = data.decode(errors="replace")
+    if status < 300:
+        return answer
+    text = answer.get("message") or answer.get("error") if isinstance(answer, dict) else answer
+    text = str(text or f"the server answered {status} {http.client.responses.get(status, '')}")
+    raise Unavailable(text) if status >= 500 else RequestError(text)
+
+
+def controlled(command: F) -> F:
+    """Adds the options that say which server; the command gets `config_file, data_dir, url, token`."""
+    command = click.option("--token", envvar="TW_TOKEN", default="", help="Token for --url. [env: TW_TOKEN]")(command)
+    command = click.option(
+        "--url", envvar="TW_URL", default="", help="API of a server, in place of its control socket. [env: TW_URL]"
+    )(command)
+    return configured(command)
+
+
+def control(config_file: str | None, data_dir: str | None, url: str, token: str) -> Control:
+    if url:
+        return Control(url=url, token=token)
+    return Control(socket_path=control_socket(os.path.expanduser(reading(config_file, data_dir).config.data_dir)))
+
+
+def tenant_path(tenant: int, *, user: bool) -> str:
+    return f"/{'users' if user else 'guilds'}/{tenant}"
+
+
+def quoted(name: str) -> str:
+    """*name* as one segment of a path."""
+    return quote(name, safe="")

@@ -1,0 +1,71 @@
+"""`tw mock say` speaks through a running server's mock Discord; `tw mock serve` runs the mock alone."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from pytw import observe
+from pytw.commands.control import CALL_TIMEOUT_S, control, controlled
+from pytw.commands.settings import configured, reading
+
+WAIT_MAX_S = 60.0
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def mock() -> None:
+    """The mock Discord of dev mode."""
+
+
+@mock.command()
+@click.argument("guild", type=click.IntRange(1, (1 << 63) - 1))
+@click.argument("text")
+@click.option(
+    "--wait",
+    "wait_s",
+    type=click.FloatRange(0, WAIT_MAX_S),
+    default=2.0,
+    show_default=True,
+    help="Seconds to wait for answers.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print what was sent and what came back as JSON.")
+@controlled
+def say(guild: int, text: str, wait_s: float, as_json: bool, **server: Any) -> None:
+    """Say TEXT in GUILD as a member would, and print what comes back."""
+    answer = control(**server).call(
+        "POST",
+        "/mock/say",
+        {"guild_id": str(guild), "content": text, "wait_s": wait_s},
+        timeout_s=CALL_TIMEOUT_S + wait_s,
+    )
+    if as_json:
+        click.echo(json.dumps(answer, ensure_ascii=False, indent=2))
+        return
+    for reply in answer.get("replies", ()):
+        author = (reply.get("author") or {}).get("username") or "bot"
+        click.echo(f"{author}: {reply.get('content', '')}")
+    if not answer.get("replies"):
+        click.echo(f"nothing came back within {wait_s:g} s", err=True)
+
+
+@mock.command()
+@click.option(
+    "--listen",
+    metavar="HOST:PORT",
+    default="127.0.0.1:60001",
+    show_default=True,
+    help="Where its REST side and gateway listen.",
+)
+@configured
+def serve(listen: str, config_file: str | None, data_dir: str | None) -> int:
+    """Run the mock Discord alone: gateway and REST on one port."""
+    # The flag is checked as the key is: both are HOST:PORT.
+    found = reading(config_file, data_dir, addrs__template_worker=("--listen", listen))
+    observe.setup_logging(found.config.log.level, json_lines=found.config.log.json)
+    from pytw.config import split_address
+    from pytw.main.mock import run
+
+    host, port = split_address(listen)
+    return run(host, port)
