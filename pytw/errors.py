@@ -109,9 +109,9 @@ class InternalError(PytwError):
 
 
 class ConfigError(PytwError):
-    """The configuration or the machine is wrong; the operator acts. Ends the command with ``exit_code``.
+    """The configuration or the machine is wrong; the operator acts.
 
-    2 is what a wrong flag ends with, 1 what a server refuses.
+    Ends the command with ``exit_code``: 2 is what a wrong flag ends with, 1 what a server refuses.
     """
 
     code = "config_error"
@@ -119,21 +119,29 @@ class ConfigError(PytwError):
 
 
 class DatabaseUnreachable(ConfigError):
+    """No database answers at its address."""
+
     code = "database_unreachable"
     exit_code = 3
 
 
 class AddressInUse(ConfigError):
+    """Somebody else listens there."""
+
     code = "address_in_use"
     exit_code = 4
 
 
 class AlreadyRunning(ConfigError):
+    """Another instance serves the same data."""
+
     code = "already_running"
     exit_code = 5
 
 
 class TokenRefused(ConfigError):
+    """Discord does not know the token."""
+
     code = "token_refused"
     exit_code = 6
 

@@ -17,7 +17,6 @@ from pytw.config.addresses import split_address
 from pytw.errors import ConfigError
 from pytw.limits import Limits
 
-
 _ADDRESS = r"^(\[[0-9A-Fa-f:]+\]|[^\s:/\[\]]+):([0-9]{1,4}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])$"
 _ADDRESS_TEXT = "HOST:PORT, such as 127.0.0.1:60000"
 _URL_TEXT = "an address that starts with http:// or https://"
@@ -32,7 +31,7 @@ def _url(description: str) -> Meta:
 
 
 def _id(description: str) -> Meta:
-    return Meta(ge=0, lt=1 << 63, description=description, extra={"expected": "a Discord id (a whole number)"})
+    return Meta(ge=0, le=(1 << 63) - 1, description=description, extra={"expected": "a Discord id (a whole number)"})
 
 
 class DiscordAuth(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -1,0 +1,62 @@
+# Everything happens in .venv inside the tree; the first use of any target makes it. PYTHON chooses the interpreter.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+BUILT  := $(VENV)/.built
+FACES  := pytw._native $(subst /,.,$(basename $(shell find pytw -name '*.pyx')))
+
+SOURCES := pyproject.toml Cargo.toml Cargo.lock native/Cargo.toml $(shell find native/src native/build pytw \
+             -name '*.rs' -o -name '*.pyx' -o -name '*.pxd' -o -name backend.py)
+
+.PHONY: help setup build test test-fast lint fmt types bench run docs ci
+.DELETE_ON_ERROR:
+
+help:            ## this list
+	@sed -n 's/^\([a-z-]*\):[^#]*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do printf '  make %-10s %s\n' "$$name" "$$text"; done
+
+setup: $(BUILT)  ## make .venv with everything in it
+
+build: $(BUILT)  ## compile what changed
+
+# --no-build-isolation: the build's tools are in .venv, so that a second build only compiles what changed.
+$(BUILT): $(SOURCES)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q --disable-pip-version-check $$(sed -n 's/^requires = \[\(.*\)\]/\1/p' pyproject.toml | tr -d '",')
+	$(BIN)/pip install -q --disable-pip-version-check --no-build-isolation -e '.[dev,bench,debug]'
+	@touch $@
+
+test: $(BUILT)   ## all tests
+	$(BIN)/python -m pytest tests -q
+
+test-fast: $(BUILT) ## tests that take less than five seconds each
+	$(BIN)/python -m pytest tests -q -m 'not slow'
+
+lint: $(BUILT) types ## every check that runs nothing
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache
+	cargo fmt --check
+	cargo clippy --locked --release --all-targets -- -D warnings
+
+types: $(BUILT)  ## mypy, and the .pyi faces against the compiled modules
+	$(BIN)/mypy
+	$(BIN)/python -m mypy.stubtest --allowlist tests/stubtest.allow $(FACES)
+
+fmt: $(BUILT)    ## format Python and Rust
+	$(BIN)/ruff check --fix-only -q .
+	$(BIN)/ruff format .
+	cargo fmt
+
+bench: $(BUILT)  ## all benches, with their budgets
+	$(BIN)/python -m pytest bench --benchmark-only -q
+
+run: $(BUILT)    ## serve, with nothing configured
+	@exec $(BIN)/tw serve
+
+docs: $(BUILT)   ## docs/configuration.md, from the configuration's types
+	$(BIN)/python -m pytw.config > docs/configuration.md
+
+# Tests last: their summary is the end of the output.
+ci: lint         ## what has to pass before a change lands
+	$(MAKE) --no-print-directory test
