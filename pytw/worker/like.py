@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import Protocol
 
 from pytw.types import CreateEvent, DispatchResult, TemplateSource
 
@@ -20,7 +21,9 @@ class WorkerLike(Protocol):
     def __len__(self) -> int:
         """Workers behind this: 1, or the pool's size."""
 
-    async def dispatch_event(self, tenant: int, event: CreateEvent, *, timeout_s: float | None = None) -> DispatchResult:
+    async def dispatch_event(
+        self, tenant: int, event: CreateEvent, *, timeout_s: float | None = None
+    ) -> DispatchResult:
         """Run *event* in the tenant's templates and return how it ended.
 
         Args:
@@ -57,12 +60,11 @@ class WorkerLike(Protocol):
         """End the worker at once. What is pending gets `worker_lost`."""
 
 
-class Poolable(Protocol):
-    """A worker that a `WorkerPool` can hold: it knows its place."""
+class Poolable(WorkerLike, Protocol):
+    """A worker that a `WorkerPool` can hold: it knows its place and how to refuse a tenant."""
 
-    @property
-    def id(self) -> int: ...
+    def quarantine(self, tenant: int, until: float) -> None:
+        """Refuse the tenant's events until *until* (unix seconds; 0 lifts it). Never blocks."""
 
 
 __all__ = ["Poolable", "WorkerLike"]
-

@@ -1,0 +1,107 @@
+"""`HostCall`: what a script asks of the host, with its arguments still as bytes until a handler wants them."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgpack
+
+from pytw.errors import Forbidden, RequestError
+from pytw.limits import VALUE_BYTES_MAX
+
+ARGUMENTS_MAX = 16
+
+
+def _no_extension(_code: int, _data: bytes) -> Any:
+    raise RequestError("only plain values are allowed here: nil, boolean, number, string, table")
+
+
+def plain(value: bytes) -> Any:
+    """A value as JSON knows it. Raises: RequestError: it holds something that JSON has no form for."""
+    try:
+        found = msgpack.unpackb(value, strict_map_key=False, ext_hook=_no_extension)
+    except (ValueError, msgpack.UnpackException) as error:
+        raise RequestError(f"the argument cannot be read: {error}") from error
+    _check_plain(found)
+    return found
+
+
+def _check_plain(value: Any) -> None:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if not isinstance(key, str):
+                raise RequestError("table keys must be strings here")
+            _check_plain(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            _check_plain(inner)
+    elif isinstance(value, (bytes, msgpack.Timestamp)):
+        raise RequestError("only plain values are allowed here: nil, boolean, number, string, table")
+
+
+class HostCall:
+    """One call: who makes it, with which capabilities, and its arguments as msgpack slices."""
+
+    __slots__ = ("arguments", "caps", "name", "request", "template", "tenant")
+
+    def __init__(self, tenant: int, payload: bytes) -> None:
+        """Reads ``[request, template, name, [args...]]``. Raises: RequestError."""
+        self.tenant = tenant
+        self.caps: frozenset[str] = frozenset()
+        reader = msgpack.Unpacker(max_buffer_size=max(VALUE_BYTES_MAX * 2, len(payload)), strict_map_key=False)
+        reader.feed(payload)
+        reader.read_array_header()
+        self.request: int = reader.unpack()
+        self.template: str = reader.unpack()
+        self.name: str = reader.unpack()
+        count = reader.read_array_header()
+        if count > ARGUMENTS_MAX:
+            raise RequestError("too many arguments")
+        self.arguments: list[bytes] = []
+        start = reader.tell()
+        for _ in range(count):
+            reader.skip()
+            end = reader.tell()
+            self.arguments.append(payload[start:end])
+            start = end
+
+    def raw(self, index: int) -> bytes:
+        """One argument as msgpack; nil if it is missing."""
+        return self.arguments[index] if index < len(self.arguments) else b"\xc0"
+
+    def plain(self, index: int) -> Any:
+        return plain(self.raw(index))
+
+    def text(self, index: int, what: str) -> str:
+        value = self.plain(index)
+        if not isinstance(value, str):
+            raise RequestError(f"{what} must be a string")
+        return value
+
+    def texts(self, index: int, what: str) -> list[str]:
+        value = self.plain(index)
+        if value is None or value == {}:
+            return []
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            raise RequestError(f"{what} must be an array of strings")
+        return value
+
+    def table(self, index: int, what: str) -> dict[str, Any]:
+        value = self.plain(index)
+        if value == []:
+            return {}
+        if not isinstance(value, dict):
+            raise RequestError(f"{what} must be a table")
+        return value
+
+    def require_any(self, capabilities: list[str], refusal: str) -> None:
+        """Matching is equality, or the held capability is ``*`` (spec luau-api 8). Raises: Forbidden."""
+        if "*" not in self.caps and self.caps.isdisjoint(capabilities):
+            raise Forbidden(refusal)
+
+
+#: Answers a call with the msgpack list of its results.
+Handler = Callable[[HostCall], Awaitable[bytes]]
+
+__all__ = ["Handler", "HostCall", "plain"]

@@ -1,0 +1,123 @@
+"""``ctx.Discord``: Discord's REST API within the tenant's own guild. Source: reference (spec luau-api 5)."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import msgpack
+
+from pytw.errors import Forbidden, RequestError
+from pytw.types import Id, OwnerType
+from pytw.worker.context.call import Handler, HostCall
+
+MESSAGE_BYTES_MAX = 2_000
+EMBEDS_MAX = 10
+CHANNELS_REMEMBERED_MAX = 4_096
+CHANNEL_LIFE_S = 300.0
+
+#: Fields that Discord reads as lists; an empty Luau table does not say which it is.
+_LISTS = frozenset(
+    {"embeds", "components", "attachments", "sticker_ids", "fields", "parse", "users", "roles", "options", "answers"}
+)
+_CARRIERS = ("content", "embeds", "attachments", "components", "poll", "sticker_ids")
+
+
+class Rest(Protocol):
+    """What this asks of Discord's REST client."""
+
+    async def request(self, method: str, path: str, *, json: Any = None, reason: str | None = None) -> Any: ...
+
+
+def snowflake(value: Any, what: str) -> int:
+    """Ids are strings or whole numbers. Raises: RequestError."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 20:
+        value = int(value)
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 1 << 63:
+        raise RequestError(f"{what} must be an id: a string of digits or a whole number")
+    return value
+
+
+def guild_of(call: HostCall) -> int:
+    tenant = Id.of(call.tenant)
+    if tenant.owner_type is not OwnerType.GUILD:
+        raise RequestError("Current context is not a guild")
+    return tenant.snowflake
+
+
+def _as_json(value: Any, name: str = "") -> Any:
+    if isinstance(value, dict):
+        return [] if not value and name in _LISTS else {key: _as_json(inner, key) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_as_json(inner) for inner in value]
+    return value
+
+
+def checked_message(data: dict[str, Any]) -> dict[str, Any]:
+    """The message as JSON, within the reference's rules (spec luau-api 5.3). Raises: RequestError."""
+    message: dict[str, Any] = _as_json(data)
+    if not any(message.get(field) for field in _CARRIERS):
+        raise RequestError("a message needs content, embeds, components, a poll or stickers")
+    content = message.get("content")
+    if content is not None and not isinstance(content, str):
+        raise RequestError("content must be a string")
+    if content is not None and len(content.encode()) > MESSAGE_BYTES_MAX:
+        raise RequestError(f"content may be at most {MESSAGE_BYTES_MAX} bytes long")
+    embeds = message.get("embeds") or []
+    if not isinstance(embeds, list) or len(embeds) >= EMBEDS_MAX:
+        raise RequestError(f"Messages must have less than {EMBEDS_MAX} embeds")
+    if message.get("attachments"):
+        raise RequestError("Message attachments are disabled right now")
+    return message
+
+
+class Discord:
+    """The handlers of ``discord.*``."""
+
+    def __init__(self, rest: Rest, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._rest = rest
+        self._clock = clock
+        #: channel -> (guild, known since), least recently learned first.
+        self._channels: OrderedDict[int, tuple[int, float]] = OrderedDict()
+
+    def handlers(self) -> dict[str, Handler]:
+        return {"discord.create_message": self.create_message, "discord.get_guild": self.get_guild}
+
+    async def create_message(self, call: HostCall) -> bytes:
+        _require(call, "create_message")
+        guild = guild_of(call)
+        argument = call.table(0, "the argument")
+        channel = snowflake(argument.get("channel_id"), "channel_id")
+        data = argument.get("data")
+        if not isinstance(data, dict):
+            raise RequestError("data must be a table")
+        message = checked_message(data)
+        await self._require_own_channel(guild, channel)
+        sent = await self._rest.request("POST", f"/channels/{channel}/messages", json=message)
+        return bytes(msgpack.packb([sent]))
+
+    async def get_guild(self, call: HostCall) -> bytes:
+        _require(call, "get_guild")
+        guild = await self._rest.request("GET", f"/guilds/{guild_of(call)}?with_counts=true")
+        return bytes(msgpack.packb([guild]))
+
+    async def _require_own_channel(self, guild: int, channel: int) -> None:
+        """Raises: Forbidden: the channel is another guild's, or nobody's."""
+        known = self._channels.get(channel)
+        if known is None or known[1] + CHANNEL_LIFE_S < self._clock():
+            found = await self._rest.request("GET", f"/channels/{channel}")
+            known = int(found.get("guild_id") or 0), self._clock()
+            self._channels[channel] = known
+            self._channels.move_to_end(channel)
+            if len(self._channels) > CHANNELS_REMEMBERED_MAX:
+                self._channels.popitem(last=False)
+        if known[0] != guild:
+            raise Forbidden(f"channel {channel} does not belong to this guild")
+
+
+def _require(call: HostCall, method: str) -> None:
+    call.require_any([f"discord:{method}"], f"Discord action `{method}` not allowed in this template context")

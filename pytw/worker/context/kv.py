@@ -1,0 +1,119 @@
+"""``ctx.KV``: the tenant's key-value store. Source: reference `KvExecutor` (spec luau-api 4.1)."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import msgpack
+
+from pytw.errors import LimitExceeded, RequestError
+from pytw.limits import KV_FIND_ROWS_MAX, KV_KEY_BYTES_MAX, KV_SCOPES_MAX, KV_VALUE_BYTES_MAX
+from pytw.types import KvRecord, WorkerDb
+from pytw.worker.context.call import Handler, HostCall
+
+_TRUE = b"\xc3"
+_LIST_OF_1 = b"\x91"
+_LIST_OF_2 = b"\x92"
+_NOTHING = b"\x90"
+_NIL_FALSE = b"\x92\xc0\xc2"
+_FIELDS = ("id", "key", "value", "scopes", "exists", "created_at", "last_updated_at")
+_MISSING = b"\x91" + bytes(
+    msgpack.packb(
+        {
+            "id": "",
+            "key": "",
+            "value": None,
+            "scopes": [],
+            "exists": False,
+            "created_at": None,
+            "last_updated_at": None,
+        }
+    )
+)
+
+
+def _pack(value: Any) -> bytes:
+    return bytes(msgpack.packb(value, datetime=True))
+
+
+def _record(record: KvRecord) -> bytes:
+    """The record map; its value stays the bytes it was stored as."""
+    values = {
+        "id": _pack(record.id),
+        "key": _pack(record.key),
+        "value": record.value,
+        "scopes": _pack(record.scopes),
+        "exists": _TRUE,
+        "created_at": _time(record.created_at),
+        "last_updated_at": _time(record.last_updated_at),
+    }
+    return bytes([0x80 | len(_FIELDS)]) + b"".join(_pack(name) + values[name] for name in _FIELDS)
+
+
+def _time(at: datetime) -> bytes:
+    return _pack(at if at.tzinfo is not None else at.astimezone())
+
+
+def _arguments(call: HostCall, action: str, scopes_at: int) -> tuple[str, list[str]]:
+    """Key and sorted scopes, checked against the capabilities and bounds."""
+    key = call.text(0, "key" if action != "find" else "query")
+    scopes = sorted(set(call.texts(scopes_at, "scopes")))
+    wanted = ["kv:*", f"kv:{action}:*", f"kv:{action}:{key}"]
+    for scope in scopes:
+        wanted += [f"kv[{scope}]:*", f"kv[{scope}]:{action}", f"kv[{scope}]:{action}:{key}"]
+    call.require_any(wanted, f"KV operation `{action}` not allowed in this template context for key '{key}'")
+    if not scopes:
+        raise RequestError(
+            "Setting keys without a scope is not allowed" if action == "set" else "Unscoped operations are not allowed"
+        )
+    if len(scopes) > KV_SCOPES_MAX:
+        raise RequestError(f"Scopes length may be at most {KV_SCOPES_MAX} long")
+    if len(key.encode()) > KV_KEY_BYTES_MAX:
+        raise LimitExceeded("Query length too long" if action == "find" else "Key length too long")
+    return key, scopes
+
+
+class Kv:
+    """The handlers of ``kv.*``."""
+
+    def __init__(self, db: WorkerDb) -> None:
+        self._db = db
+
+    def handlers(self) -> dict[str, Handler]:
+        return {
+            "kv.get": self.get,
+            "kv.getrecord": self.getrecord,
+            "kv.set": self.set,
+            "kv.delete": self.delete,
+            "kv.find": self.find,
+        }
+
+    async def get(self, call: HostCall) -> bytes:
+        key, scopes = _arguments(call, "get", 1)
+        record = await self._db.kv_get(call.tenant, key, scopes)
+        return _NIL_FALSE if record is None else _LIST_OF_2 + record.value + _TRUE
+
+    async def getrecord(self, call: HostCall) -> bytes:
+        key, scopes = _arguments(call, "get", 1)
+        record = await self._db.kv_get(call.tenant, key, scopes)
+        return _MISSING if record is None else _LIST_OF_1 + _record(record)
+
+    async def set(self, call: HostCall) -> bytes:
+        key, scopes = _arguments(call, "set", 2)
+        value = call.raw(1)
+        if len(value) > KV_VALUE_BYTES_MAX:
+            raise LimitExceeded("Value length too long")
+        await self._db.kv_set(call.tenant, key, scopes, value)
+        return _NOTHING
+
+    async def delete(self, call: HostCall) -> bytes:
+        key, scopes = _arguments(call, "delete", 1)
+        await self._db.kv_delete(call.tenant, key, scopes)
+        return _NOTHING
+
+    async def find(self, call: HostCall) -> bytes:
+        pattern, scopes = _arguments(call, "find", 1)
+        records = await self._db.kv_find(call.tenant, pattern, scopes, limit=KV_FIND_ROWS_MAX)
+        header = msgpack.Packer().pack_array_header(len(records))
+        return _LIST_OF_1 + bytes(header) + b"".join(map(_record, records))

@@ -1,0 +1,57 @@
+"""``ctx.Runtime``: the tenant's own state. Source: reference `RuntimeExecutor` (spec luau-api 4.5)."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import msgpack
+
+from pytw.errors import LimitExceeded, RequestError
+from pytw.limits import TENANT_EVENTS_MAX
+from pytw.types import TenantState, WorkerDb
+from pytw.worker.context.call import Handler, HostCall
+
+
+class Runtime:
+    """The handlers of ``runtime.*``. *changed* makes the gate see a new state before the call returns."""
+
+    def __init__(self, db: WorkerDb, changed: Callable[[int], Awaitable[None]]) -> None:
+        self._db = db
+        self._changed = changed
+
+    def handlers(self) -> dict[str, Handler]:
+        return {"runtime.gettenantstate": self.gettenantstate, "runtime.settenantstate": self.settenantstate}
+
+    async def gettenantstate(self, call: HostCall) -> bytes:
+        _require(call, "gettenantstate")
+        state = await self._db.tenant_state(call.tenant)
+        return bytes(
+            msgpack.packb([{"events": sorted(state.events), "banned": state.banned, "data": dict(state.data)}])
+        )
+
+    async def settenantstate(self, call: HostCall) -> bytes:
+        _require(call, "settenantstate")
+        wanted = call.table(0, "the state")
+        events = wanted.get("events")
+        if events == {}:
+            events = []
+        if not isinstance(events, list) or not all(isinstance(event, str) for event in events):
+            raise RequestError("events must be an array of strings")
+        if len(events) > TENANT_EVENTS_MAX:
+            raise LimitExceeded(f"events may be at most {TENANT_EVENTS_MAX} long")
+        data = wanted.get("data")
+        if data == []:
+            data = {}
+        if not isinstance(data, dict):
+            raise RequestError("data must be a table")
+        # Whether a tenant is banned is not its own to say.
+        banned = (await self._db.tenant_state(call.tenant)).banned
+        await self._db.set_tenant_state(call.tenant, TenantState(frozenset(events), data, banned))
+        await self._changed(call.tenant)
+        return b"\x90"
+
+
+def _require(call: HostCall, action: str) -> None:
+    call.require_any(
+        ["runtime:*", f"runtime:{action}"], f"runtime operation `{action}` not allowed in this template context"
+    )

@@ -1,0 +1,82 @@
+"""`Template`: a deployed template in the form that an engine takes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import msgpack
+
+from pytw.errors import LimitExceeded
+from pytw.limits import Limits
+from pytw.types import TemplateSource
+
+log = logging.getLogger(__name__)
+
+BUILTINS = "$builtins"
+BUILTINS_DIR = Path(__file__).parent.parent / "builtins"
+SOURCE_SUFFIXES = frozenset({".luau", ".lua", ".json"})
+RC_FILE = ".luaurc"
+
+
+class Template:
+    """One item of a program: name, entry, files, events, capabilities. Source: reference `Template` (spec 5.6)."""
+
+    __slots__ = ("allowed_caps", "entry", "events", "files", "name", "paused")
+
+    def __init__(self, source: TemplateSource) -> None:
+        self.name = source.name
+        self.entry = source.entry
+        self.files = source.files
+        self.events = sorted(source.events)
+        self.allowed_caps = frozenset(source.allowed_caps)
+        self.paused = source.paused
+
+    def check_bounds(self, limits: Limits) -> None:
+        """Raises: LimitExceeded: too many files, or one that is too long."""
+        if len(self.files) > limits.template_files_max:
+            raise LimitExceeded(f"template {self.name!r} has more than {limits.template_files_max} files")
+        for path, text in self.files.items():
+            if len(text) > limits.source_bytes_max:
+                raise LimitExceeded(f"{path} is longer than {limits.source_bytes_max} bytes")
+
+    def item(self) -> list[object]:
+        """``[name, entry, {path: source}, [event, ...], [capability, ...]]``, what `Engine.set_program` takes a list of."""
+        return [self.name, self.entry, dict(self.files), self.events, sorted(self.allowed_caps)]
+
+    def pack(self) -> bytes:
+        return bytes(msgpack.packb(self.item()))
+
+
+def runnable(sources: Iterable[TemplateSource], tenant: int, limits: Limits) -> list[Template]:
+    """The templates that may run, in dispatch order. A bad one is left out with a line in the log; it stops no other."""
+    templates = []
+    for source in sources:
+        template = Template(source)
+        if template.paused:
+            continue
+        try:
+            template.check_bounds(limits)
+        except LimitExceeded as error:
+            log.warning("template %r is not loaded: %s", template.name, error, extra={"tenant": tenant})
+            continue
+        if len(templates) == limits.templates_max:
+            log.warning("only the first %d templates are loaded", limits.templates_max, extra={"tenant": tenant})
+            break
+        templates.append(template)
+    return templates
+
+
+def read_tree(root: Path) -> dict[str, bytes]:
+    """The Luau sources under *root*, by path with forward slashes."""
+    found = {}
+    for path in sorted(root.rglob("*")):
+        if path.is_file() and (path.suffix in SOURCE_SUFFIXES or path.name == RC_FILE):
+            found[path.relative_to(root).as_posix()] = path.read_bytes()
+    return found
+
+
+def builtins_template(files: Mapping[str, bytes]) -> Template:
+    """The template ``$builtins``, which comes first for every tenant."""
+    return Template(TemplateSource(name=BUILTINS, files=files, events=frozenset({"*"})))

@@ -1,0 +1,229 @@
+"""`Worker`: everything that runs the tenants of one place in the pool, wired together.
+
+The same in a worker process and in the master (`--worker-type threadpool`): only its database and what it is told by
+differ.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import msgpack
+
+from pytw.errors import ConfigError, PytwError
+from pytw.types import CreateEvent, Outcome, WorkerDb
+from pytw.worker.background import Background
+from pytw.worker.cache import WorkerCacheData
+from pytw.worker.context import VMContext
+from pytw.worker.context.discord import Discord, Rest
+from pytw.worker.context.kv import Kv
+from pytw.worker.context.runtime import Runtime
+from pytw.worker.db import WorkerDB
+from pytw.worker.dispatch import WorkerDispatch
+from pytw.worker.filter import WorkerFilter
+from pytw.worker.keyexpiry import KeyExpiry, KeyExpiryChannel
+from pytw.worker.loads import ProgramLoads
+from pytw.worker.spec import WorkerSpec
+from pytw.worker.state import WorkerState
+from pytw.worker.template import BUILTINS_DIR, Template, builtins_template, read_tree
+from pytw.worker.vms import WorkerVmManager
+
+log = logging.getLogger(__name__)
+template_log = logging.getLogger("template")
+
+SWEEP_S = 1.0
+CHECK_MS = 5_000
+#: Sources of templates that a worker keeps loaded.
+PROGRAM_BYTES_MAX = 256 << 20
+STARTUP_EVENT = "OnStartup"
+STARTUP_PAYLOAD = b'{"reason":"worker_startup"}'
+
+_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warn": logging.WARNING, "error": logging.ERROR}
+
+#: Hears that a tenant has held a VM thread for so many milliseconds.
+OnBlame = Callable[[int, int], None]
+
+
+class Worker:
+    """Runs the tenants of one place. Source: reference `Worker` (spec 5.9), with an end as well as a beginning.
+
+    `start` returns when events are taken. Until then, and after `drain` began, events end with ``not_ready``.
+    """
+
+    def __init__(
+        self, spec: WorkerSpec, db: WorkerDb, rest: Rest, *, on_blame: OnBlame | None = None, blame_fd: int = -1
+    ) -> None:
+        self.spec = spec
+        self.id = spec.worker_id
+        self.db = WorkerDB(db, spec.limits.db_operations_max)
+        self.filter = WorkerFilter(spec.worker_id, spec.workers)
+        self.state = WorkerState(self.db, spec.worker_id, spec.workers)
+        self.cache = WorkerCacheData(PROGRAM_BYTES_MAX)
+        self._builtins = _builtins(spec.builtins_dir)
+        self.vms = WorkerVmManager(
+            spec.limits,
+            vm_threads=spec.vm_threads,
+            workers=spec.workers,
+            builtins=bytes(msgpack.packb(dict(self._builtins.files))),
+            debug=spec.worker_debug,
+            blame_fd=blame_fd,
+            blame_slot=spec.blame_slot,
+        )
+        self.loads = ProgramLoads(self.db, self.vms, self.state, self.cache, spec.limits)
+        self.dispatch = WorkerDispatch(self.vms, self.state, self.loads, spec.limits)
+        self.context = VMContext(
+            self.vms,
+            self._caps_of,
+            Kv(self.db).handlers() | Discord(rest).handlers() | Runtime(self.db, self.loads.refresh).handlers(),
+        )
+        self.background = Background(self.dispatch)
+        self.expiry = KeyExpiry(KeyExpiryChannel(self.db, self.filter), self.db, self.state, self.background)
+        self._on_blame = on_blame
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._sweeper: asyncio.TimerHandle | None = None
+        #: What is up; ``/readyz`` names each.
+        self.parts = {"engines": False, "builtins": False, "gates": False}
+
+    async def start(self) -> None:
+        """Start the VM threads, learn what the built-ins listen for, load the gates, take events.
+
+        Raises: ConfigError: the built-in tree does not run. Unavailable: the gates cannot be read.
+        """
+        self.vms.open(self)
+        self.parts["engines"] = True
+        events = await self._builtin_events()
+        self.parts["builtins"] = True
+        await self.state.load(events)
+        self.parts["gates"] = True
+        self.dispatch.ready = True
+        self._sweep()
+        self._spawn(self.expiry.run())
+        for tenant in self.state.listeners(STARTUP_EVENT):
+            self._spawn(self._on_startup(tenant))
+
+    async def _builtin_events(self) -> list[str]:
+        if not self._builtins.files:
+            return []
+        try:
+            answer = await self.vms.check(0, self._builtins.pack(), CHECK_MS)
+        except PytwError as error:
+            raise ConfigError(f"the built-in templates do not run: {error.detail}") from error
+        events: list[str] = msgpack.unpackb(answer)
+        # One function for all events (loop mode) takes what passes the gate and widens it by nothing.
+        return [event for event in events if event != "*"]
+
+    async def _on_startup(self, tenant: int) -> None:
+        await self.background.run(tenant, CreateEvent(STARTUP_EVENT, STARTUP_PAYLOAD))
+
+    async def _caps_of(self, tenant: int, template: str) -> frozenset[str]:
+        await self.loads.ensure(tenant)
+        return self.cache.caps(tenant, template)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("background work failed", exc_info=error)
+
+    def _sweep(self) -> None:
+        self.dispatch.sweep()
+        self._sweeper = asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)
+
+    # -- what the gateway sees -------------------------------------------------------------------------
+
+    def offer(self, tenant: int, event: CreateEvent, done: Callable[[Outcome], None]) -> None:
+        """`types.Offer`: take an event from the gateway."""
+        self.dispatch.dispatch(tenant, event, partial(_outcome, done))
+
+    def listens(self, tenant: int, event: str) -> bool:
+        """Whether an event has a reason to be decoded at all."""
+        return self.state.listens(tenant, event)
+
+    # -- what the engines say besides results (vms.Sink) -----------------------------------------------
+
+    def host_call(self, tenant: int, call: int, payload: bytes) -> None:
+        self.context.host_call(tenant, call, payload)
+
+    def log_line(self, tenant: int, request: int, payload: bytes) -> None:
+        template, level, text = msgpack.unpackb(payload)
+        number = level if isinstance(level, int) else _LEVELS.get(level, logging.INFO)
+        template_log.log(number, "%s: %s", template, text, extra={"tenant": tenant, "request": request})
+
+    def deaf(self, tenant: int, milliseconds: int) -> None:
+        log.error("a VM thread is deaf for %d ms", milliseconds, extra={"tenant": tenant})
+        if self._on_blame is not None:
+            self._on_blame(tenant, milliseconds)
+
+    def engine_replaced(self, holds: Callable[[int], bool]) -> None:
+        for tenant in [tenant for tenant in self.cache.loaded if holds(tenant)]:
+            self.cache.forget(tenant)
+
+    # -- orders ----------------------------------------------------------------------------------------
+
+    async def check_template(self, tenant: int, template: Template) -> list[str]:
+        """The events that a template's entry names. Raises: ScriptError, LimitExceeded, Unavailable."""
+        template.check_bounds(self.spec.limits)
+        events: list[str] = msgpack.unpackb(await self.vms.check(tenant, template.pack(), CHECK_MS))
+        return events
+
+    async def refresh_tenant(self, tenant: int) -> None:
+        """Returns when the tenant's next event sees its state and templates of now. Raises: Unavailable."""
+        await self.loads.refresh(tenant)
+
+    async def drop_tenant(self, tenant: int) -> None:
+        """End the tenant's VM; its next event makes a new one. Raises: Unavailable."""
+        self.cache.forget(tenant)
+        await self.vms.drop_tenant(tenant)
+
+    def stats(self) -> dict[str, int]:
+        """Numbers for heartbeats and metrics."""
+        numbers = self.vms.stats()
+        numbers |= {f"outcome_{outcome.slug}": self.dispatch.outcomes[outcome] for outcome in Outcome}
+        numbers |= {
+            "in_flight": self.dispatch.in_flight,
+            "host_calls": self.context.in_flight,
+            "db_waiting": self.db.turns.waiting,
+            "programs": len(self.cache),
+            "program_bytes": self.cache.bytes,
+            "gates": len(self.state),
+        }
+        return numbers
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Take nothing new and let what runs end. Returns whether all of it did in time."""
+        for task in list(self._tasks):
+            task.cancel()
+        return await self.dispatch.drain(timeout_s)
+
+    async def close(self) -> None:
+        """End at once: what is pending ends with ``worker_lost`` or ``not_ready``."""
+        self.dispatch.ready = False
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self.loads.close()
+        await self.vms.close()
+        await self.context.close()
+
+
+def _outcome(done: Callable[[Outcome], None], body: bytes) -> None:
+    done(Outcome(body[1]))
+
+
+def _builtins(directory: str) -> Template:
+    root = Path(directory) if directory else BUILTINS_DIR
+    if not root.is_dir():
+        raise ConfigError(f"{root} is not a directory", hint="--builtins-dir names a tree of Luau files")
+    return builtins_template(read_tree(root))
