@@ -166,6 +166,7 @@ class TenantState:
     events: frozenset[str]
     data: Mapping[str, Any]
     banned: bool = False
+    revision: int = 0  #: grows with each write; 0: no row
 
 
 #: What a tenant without a row listens for.
@@ -197,6 +198,11 @@ class KvRecord:
     created_at: datetime
     last_updated_at: datetime
     expires_at: datetime | None = None
+
+    @property
+    def cursor(self) -> str:
+        """What `WorkerDb.kv_find` takes as ``after`` to go on behind this record."""
+        return f"{self.id}:{self.key}"
 
 
 @dataclass(slots=True)
