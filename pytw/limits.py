@@ -52,6 +52,28 @@ REQUESTS_PENDING_MAX = 50_000
 # ---- gateway ---------------------------------------------------------------------------------------
 CURSOR_WINDOW_EVENTS = 256
 CURSOR_REPORT_MS = 50
+CURSOR_SPAN_EVENTS = 2_048
+CURSOR_HOLD_S = 10.0
+CURSOR_HOG_HOLD_S = 2.0
+GATEWAY_FRAME_BYTES_MAX = 32 * MIB
+GATEWAY_SENDS_MAX = 120
+GATEWAY_SENDS_WINDOW_S = 60.0
+GATEWAY_CONNECT_S = 10.0
+GATEWAY_HELLO_S = 20.0
+GATEWAY_ACK_S = 5.0
+GATEWAY_BACKOFF_FIRST_S = 0.5
+GATEWAY_BACKOFF_MAX_S = 30.0
+GATEWAY_HEALTHY_AFTER_S = 30.0
+FORWARD_RETRY_S = 60.0
+
+# ---- Discord's REST side ---------------------------------------------------------------------------
+REST_CONNECT_S = 3.0
+REST_TOTAL_S = 15.0
+REST_TRIES_MAX = 5
+REST_ANSWER_BYTES_MAX = 8 * MIB
+REST_BUCKETS_MAX = 10_000
+SANDWICH_TIMEOUT_S = 5.0
+SANDWICH_TRIES_MAX = 10
 
 # ---- supervisor ------------------------------------------------------------------------------------
 RESTART_STEP_S = 3.0
