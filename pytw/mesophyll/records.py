@@ -10,6 +10,11 @@ from __future__ import annotations
 import enum
 from typing import NamedTuple
 
+import msgspec
+
+from pytw.errors import ProtocolError
+from pytw.types import CreateEvent
+
 
 class Kind(enum.IntEnum):
     """What a record means. M: master, W: worker. Bodies are msgpack unless they say otherwise."""
@@ -33,7 +38,8 @@ class Kind(enum.IntEnum):
     SUBSCRIBE = 17  # W>M [topic, on]
     LOG = 18  # W>M [[level, target, text, {field: value}], ...]
     METRICS = 19  # W>M [exposition text]
-    CURSOR = 20  # W>M [[shards, shard, session_id | nil, resume_url, sequence, [done_above]], ...]; nil forgets it
+    CURSOR = 20  # W>M [[shards, shard, session_id | nil, resume_url, sequence, [done_above]], ...]; nil forgets it.
+    # As a request: [shards], answered by RESULT with a list of the same form, of this worker's shards
     IDENTIFY = 21  # W>M [shard]: wants the right to identify; answered by RESULT nil when it may
     DRAIN = 22  # M>W nil: stop intake, finish what runs, report cursors; answered by RESULT nil when done
     BLAME = 23  # W>M [milliseconds]: the tenant has held a VM thread that long
@@ -46,3 +52,25 @@ class Record(NamedTuple):
     request: int
     tenant: int
     body: bytes
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode_event = msgspec.msgpack.Decoder(tuple[str, str | None, bool, int, bytes]).decode
+
+
+def pack_event(event: CreateEvent, timeout_ms: int) -> bytes:
+    """The event body of DISPATCH, EVENT and RUN_SCRIPT: ``[name, author | nil, redelivered, timeout_ms, payload]``."""
+    return _encode((event.name, event.author, event.redelivered, timeout_ms, event.payload))
+
+
+def unpack_event(body: bytes) -> tuple[CreateEvent, int]:
+    """The event and its timeout in milliseconds.
+
+    Raises:
+        ProtocolError: *body* is not an event body.
+    """
+    try:
+        name, author, redelivered, timeout_ms, payload = _decode_event(body)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise ProtocolError(f"an event body is malformed: {error}") from None
+    return CreateEvent(name, payload, author, redelivered), timeout_ms
