@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from pytw.types import CreateEvent, Outcome
-from pytw.worker.dispatch import WorkerDispatch
+from pytw.worker.dispatch import WorkerDispatch, settle
 
 IN_FLIGHT_MAX = 16
 #: While more live events than this are in flight, nothing new is started here.
@@ -32,7 +32,7 @@ class Background:
                 await self._sleep(LOOK_AGAIN_S)
                 waited_s += LOOK_AGAIN_S
             ended: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-            request = self._dispatch.dispatch(tenant, event, lambda body: ended.done() or ended.set_result(body))
+            request = self._dispatch.dispatch(tenant, event, settle(ended))
             try:
                 return Outcome((await ended)[1])
             except asyncio.CancelledError:

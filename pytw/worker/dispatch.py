@@ -26,6 +26,17 @@ log = logging.getLogger(__name__)
 
 Done = Callable[[bytes], None]
 
+
+def settle(ended: asyncio.Future[bytes]) -> Done:
+    """A `Done` that fills *ended*, unless its waiter was cancelled."""
+
+    def done(body: bytes) -> None:
+        if not ended.done():
+            ended.set_result(body)
+
+    return done
+
+
 _REFUSALS = {
     outcome: DispatchResult.nothing_ran(outcome).body
     for outcome in (Outcome.NOT_SUBSCRIBED, Outcome.BANNED, Outcome.QUARANTINED)

@@ -1,8 +1,8 @@
 """`KeyExpiry` and `KeyExpiryChannel`: keys whose time has come become ``KeyExpiry`` events.
 
 A due key is claimed in the database for a while, its event is dispatched behind live ones, and the key is deleted only
-if a handler ran without error and the key's version is still the claimed one. Otherwise the claim lapses and the key is
-due again: at least once, `ATTEMPTS_MAX` times at most, then the key is given up with a line in the log.
+if its handlers ran without error and it was not written meanwhile. Otherwise the claim lapses and the key is due again,
+later each time, as often as the database's cap says (`KV_EXPIRY_ATTEMPTS_MAX`): at least once, and never for ever.
 Source: reference (spec 5.3), without its weaknesses 1 to 7.
 """
 
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 
 import msgspec
@@ -26,9 +25,7 @@ log = logging.getLogger(__name__)
 EVENT = "KeyExpiry"
 POLL_S = 1.0
 POLL_MAX_S = 15.0
-CLAIM_ROWS_MAX = 64
-ATTEMPTS_MAX = 5
-ATTEMPTS_REMEMBERED_MAX = 10_000
+CLAIMED_MAX = 16
 
 Sleep = Callable[[float], Awaitable[None]]
 
@@ -42,11 +39,11 @@ class KeyExpiryChannel:
         self._sleep = sleep
         self._pause_s = POLL_S
 
-    async def due(self) -> list[tuple[int, KvRecord]]:
-        """The next due keys, at least one; waits for them. Storage that fails is asked again, more and more slowly."""
+    async def due(self, limit: int) -> list[tuple[int, KvRecord]]:
+        """The next due keys, 1 to *limit*; waits for them. Storage that fails is asked again, more and more slowly."""
         while True:
             try:
-                found = await self._db.claim_expired(self._mine.worker_id, self._mine.workers, limit=CLAIM_ROWS_MAX)
+                found = await self._db.claim_expired(self._mine.worker_id, self._mine.workers, limit=limit)
                 self._pause_s = POLL_S
             except PytwError as error:
                 log.warning("expired keys cannot be read: %s", error)
@@ -66,32 +63,39 @@ class KeyExpiry:
         self._db = db
         self._state = state
         self._background = background
-        self._attempts: OrderedDict[tuple[int, str, int], int] = OrderedDict()
+        self._running: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
-        """Until cancelled. A batch is done before the next is claimed, so claims never pile up."""
-        while True:
-            batch = await self._channel.due()
-            await asyncio.gather(*(self.expire(tenant, record) for tenant, record in batch))
+        """Until cancelled. Claims no more keys than it may run at once; a slow handler holds one place only."""
+        try:
+            while True:
+                for tenant, record in await self._channel.due(CLAIMED_MAX - len(self._running)):
+                    self._running.add(asyncio.create_task(self.expire(tenant, record)))
+                while len(self._running) >= CLAIMED_MAX:
+                    await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
+                    self._collect()
+                self._collect()
+        finally:
+            for task in self._running:
+                task.cancel()
+            await asyncio.gather(*self._running, return_exceptions=True)
+
+    def _collect(self) -> None:
+        for task in [task for task in self._running if task.done()]:
+            self._running.discard(task)
+            if not task.cancelled() and (error := task.exception()) is not None:
+                log.error("a key could not be expired", exc_info=error)
 
     async def expire(self, tenant: int, record: KvRecord) -> None:
-        """Tell the tenant of one due key, and finish it if that went well or was tried often enough."""
+        """Tell the tenant of one due key, and finish it if that went well."""
         outcome = await self._tell(tenant, record)
-        attempt = self._attempts.get((tenant, record.id, record.version), 0) + 1
         if outcome is not Outcome.OK:
-            if outcome is Outcome.BANNED or attempt < ATTEMPTS_MAX:
-                self._remember(tenant, record, attempt)
-                return
-            log.warning(
-                "key %r is given up after %d tries: %s", record.key, attempt, outcome.slug, extra={"tenant": tenant}
-            )
+            log.info("key %r stays: %s", record.key, outcome.slug, extra={"tenant": tenant})
+            return
         try:
             await self._db.finish_expired(tenant, record.id, record.version)
         except PytwError as error:
-            # The claim lapses and the event comes again: at least once.
             log.warning("key %r cannot be finished: %s", record.key, error, extra={"tenant": tenant})
-            return
-        self._attempts.pop((tenant, record.id, record.version), None)
 
     async def _tell(self, tenant: int, record: KvRecord) -> Outcome:
         """Dispatch under each name that the tenant listens for: ``KeyExpiry`` and ``KeyExpiry[scope]``."""
@@ -99,9 +103,3 @@ class KeyExpiry:
         names = [EVENT, *(f"{EVENT}[{scope}]" for scope in record.scopes)]
         heard = [name for name in names if self._state.listens(tenant, name)] or [EVENT]
         return max([await self._background.run(tenant, CreateEvent(name, payload)) for name in heard])
-
-    def _remember(self, tenant: int, record: KvRecord, attempt: int) -> None:
-        self._attempts[tenant, record.id, record.version] = attempt
-        self._attempts.move_to_end((tenant, record.id, record.version))
-        if len(self._attempts) > ATTEMPTS_REMEMBERED_MAX:
-            self._attempts.popitem(last=False)

@@ -51,7 +51,7 @@ class Template:
 
 def runnable(sources: Iterable[TemplateSource], tenant: int, limits: Limits) -> list[Template]:
     """The templates that may run, in dispatch order. A bad one is left out with a line in the log; it stops no other."""
-    templates = []
+    templates: list[Template] = []
     for source in sources:
         template = Template(source)
         if template.paused:

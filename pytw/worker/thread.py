@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from pytw.types import CreateEvent, DispatchResult, Outcome, TemplateSource
-from pytw.worker.dispatch import Done
+from pytw.worker.dispatch import Done, settle
 from pytw.worker.template import Template
 from pytw.worker.worker import Worker
 
@@ -43,7 +43,7 @@ class WorkerThread:
         self, tenant: int, event: CreateEvent, *, timeout_s: float | None = None
     ) -> DispatchResult:
         ended: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-        request = self._dispatch(tenant, event, _setter(ended), milliseconds(timeout_s))
+        request = self._dispatch(tenant, event, settle(ended), milliseconds(timeout_s))
         return await self._ended(tenant, request, ended)
 
     def dispatch_event_nowait(self, tenant: int, event: CreateEvent) -> None:
@@ -62,7 +62,7 @@ class WorkerThread:
         if self._killed:
             return DispatchResult(_KILLED)
         request = self.worker.dispatch.run_script(
-            tenant, name, source.encode(), event or CreateEvent(name, b"null"), _setter(ended), milliseconds(timeout_s)
+            tenant, name, source.encode(), event or CreateEvent(name, b"null"), settle(ended), milliseconds(timeout_s)
         )
         return await self._ended(tenant, request, ended)
 
@@ -93,12 +93,3 @@ class WorkerThread:
     async def kill(self) -> None:
         self._killed = True
         await self.worker.close()
-
-
-def _setter(ended: asyncio.Future[bytes]) -> Done:
-    def settle(body: bytes) -> None:
-        # A caller that was cancelled left a future that is done.
-        if not ended.done():
-            ended.set_result(body)
-
-    return settle

@@ -1,0 +1,146 @@
+"""The worker's side of the master's requests: Mesophyll records to calls of the `Worker`.
+
+Handlers return at once. An event's answer goes from the VM thread's batch straight into the link's next frame.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Protocol
+
+import msgspec
+
+from pytw.errors import Forbidden, InternalError, ProtocolError, PytwError
+from pytw.limits import DRAIN_S
+from pytw.mesophyll.records import Kind, unpack_event
+from pytw.types import CreateEvent
+from pytw.worker.worker import CHECK_MS, Worker
+
+log = logging.getLogger(__name__)
+
+NIL = b"\xc0"
+NO_PAYLOAD = b"null"
+
+_decode_script = msgspec.msgpack.Decoder(tuple[str, bytes, bytes | None, int]).decode
+_decode_until = msgspec.msgpack.Decoder(tuple[float]).decode
+
+
+class Call(Protocol):
+    """One request of the master, as `mesophyll.channel` gives it; answered once."""
+
+    kind: int
+    request: int
+    tenant: int
+    body: bytes
+    on_cancel: Callable[[], object] | None
+
+    def answer(self, body: bytes = NIL) -> None: ...
+    def fail(self, error: PytwError) -> None: ...
+
+
+Handler = Callable[[Call], None]
+
+
+class WorkerServe:
+    """Serves a worker to its master.
+
+    Args:
+        on_drain: runs first when the master drains this worker: stop the gateway's intake.
+        drained: runs last: report the cursors.
+    """
+
+    def __init__(
+        self,
+        worker: Worker,
+        *,
+        on_drain: Callable[[], Awaitable[None]] | None = None,
+        drained: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        self._worker = worker
+        self._on_drain = on_drain
+        self._drained = drained
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def handlers(self) -> dict[Kind, Handler]:
+        """What this serves, by kind of record."""
+        return {
+            Kind.DISPATCH: self._dispatch,
+            Kind.RUN_SCRIPT: self._run_script,
+            Kind.CHECK: partial(self._later, work=self._check),
+            Kind.REFRESH: partial(self._later, work=self._refresh),
+            Kind.DROP_TENANT: partial(self._later, work=self._drop_tenant),
+            Kind.QUARANTINE: self._quarantine,
+            Kind.DRAIN: partial(self._later, work=self._drain),
+        }
+
+    def _require_mine(self, tenant: int) -> None:
+        if not self._worker.filter(tenant):
+            raise Forbidden(f"the tenant does not live in worker {self._worker.id}")
+
+    def _dispatch(self, call: Call) -> None:
+        self._require_mine(call.tenant)
+        event, timeout_ms = unpack_event(call.body)
+        dispatch = self._worker.dispatch
+        number = dispatch.dispatch(call.tenant, event, call.answer, timeout_ms)
+        if number:
+            call.on_cancel = partial(dispatch.cancel, call.tenant, number)
+
+    def _run_script(self, call: Call) -> None:
+        self._require_mine(call.tenant)
+        try:
+            name, source, packed, timeout_ms = _decode_script(call.body)
+        except msgspec.MsgspecError as error:
+            raise ProtocolError(f"the body of RUN_SCRIPT is malformed: {error}") from None
+        event = unpack_event(packed)[0] if packed is not None else CreateEvent(name, NO_PAYLOAD)
+        dispatch = self._worker.dispatch
+        number = dispatch.run_script(call.tenant, name, source, event, call.answer, timeout_ms)
+        if number:
+            call.on_cancel = partial(dispatch.cancel, call.tenant, number)
+
+    def _quarantine(self, call: Call) -> None:
+        try:
+            (until,) = _decode_until(call.body)
+        except msgspec.MsgspecError as error:
+            raise ProtocolError(f"the body of QUARANTINE is malformed: {error}") from None
+        self._worker.state.quarantine(call.tenant, until)
+        call.answer(NIL)
+
+    async def _check(self, call: Call) -> bytes:
+        self._require_mine(call.tenant)
+        return await self._worker.vms.check(call.tenant, call.body, CHECK_MS)
+
+    async def _refresh(self, call: Call) -> bytes:
+        self._require_mine(call.tenant)
+        await self._worker.refresh_tenant(call.tenant)
+        return NIL
+
+    async def _drop_tenant(self, call: Call) -> bytes:
+        self._require_mine(call.tenant)
+        await self._worker.drop_tenant(call.tenant)
+        return NIL
+
+    async def _drain(self, _call: Call) -> bytes:
+        if self._on_drain is not None:
+            await self._on_drain()
+        await self._worker.drain(DRAIN_S)
+        if self._drained is not None:
+            await self._drained()
+        return NIL
+
+    def _later(self, call: Call, work: Callable[[Call], Awaitable[bytes]]) -> None:
+        task = asyncio.get_running_loop().create_task(self._answer(call, work))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        call.on_cancel = task.cancel
+
+    async def _answer(self, call: Call, work: Callable[[Call], Awaitable[bytes]]) -> None:
+        try:
+            call.answer(await work(call))
+        except PytwError as error:
+            call.fail(error)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the master must get an answer
+            log.exception("request %d failed", call.request, extra={"tenant": call.tenant})
+            call.fail(InternalError(f"the worker failed: {type(error).__name__}"))
