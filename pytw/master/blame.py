@@ -62,7 +62,6 @@ def is_tenants_fault(status: int | None, *, deaf: bool, out_of_memory: bool) -> 
 class _File:
     named: int
     last_at: float
-    until: float
     told: bool = False
 
 
@@ -91,7 +90,7 @@ class Blame:
         now = self._clock()
         file = self._files.get(tenant)
         if file is None or now - file.last_at > FORGET_AFTER_S:
-            file = self._files[tenant] = _File(0, now, 0.0)
+            file = self._files[tenant] = _File(0, now)
         self._files.move_to_end(tenant)
         if len(self._files) > TENANTS_MAX:
             self._files.popitem(last=False)
@@ -101,11 +100,5 @@ class Blame:
             return None
         doublings = file.named - NAMED_BEFORE_QUARANTINE
         seconds = min(limits.QUARANTINE_FIRST_S * 2 ** min(doublings, 16), limits.QUARANTINE_MAX_S)
-        file.until = now + seconds
         first, file.told = not file.told, True
         return Quarantine(tenant, seconds, file.named, first)
-
-    def active(self) -> list[tuple[int, float]]:
-        """``(tenant, seconds left)`` of each quarantine, for a worker that starts anew."""
-        now = self._clock()
-        return [(tenant, f.until - now) for tenant, f in self._files.items() if f.until > now]

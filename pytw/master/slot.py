@@ -6,8 +6,8 @@ spawn does not. Ten failures in a row are a crash loop: an alarm, and from then 
 A worker that was told to leave (replacement, drain) is no failure. At most one process lives per slot: SPAWN is asked
 for only after EXIT of the one before was seen.
 
-A ready worker that misses three heartbeats is killed. A tick that comes late itself says nothing about workers: the
-master was held up, and every deadline moves by as much.
+Liveness is the link's affair (mesophyll.channel counts heartbeats): a worker whose link is lost is killed, for what it
+still does reaches nobody. A tick that comes late itself says nothing about a worker that starts: its deadline moves too.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from pytw import limits
 
 START_TIMEOUT_S = 30.0
 LEAVE_TIMEOUT_S = limits.DRAIN_S + 1.0
-HEARTBEAT_TIMEOUT_S = limits.HEARTBEAT_MS * limits.HEARTBEATS_MISSED_MAX / 1000
 TICK_S = 0.1
 TICK_LATE_S = 0.25
 
@@ -55,7 +54,6 @@ class SlotMachine:
     restarts: int = 0
     epoch: int = 0
     ready_at: float = 0.0
-    heard_at: float = 0.0
     deaf: bool = False
     _closing: bool = False
     _replacing: bool = False
@@ -70,18 +68,12 @@ class SlotMachine:
 
     def tick(self, now: float, late_s: float = 0.0) -> list[Do]:
         """What time alone brings. *late_s*: how much later than promised this tick comes."""
-        if late_s > TICK_LATE_S:
-            self.heard_at += late_s
-            if self.state is State.STARTING:
-                self.due += late_s
+        if late_s > TICK_LATE_S and self.state is State.STARTING:
+            self.due += late_s
         if self.state is State.WAITING and now >= self.due:
             return self._spawn(now)
-        if self.state is State.READY:
-            if self.failures and now - self.ready_at >= limits.HEALTHY_AFTER_S:
-                self.failures = 0
-            if now - self.heard_at > HEARTBEAT_TIMEOUT_S:
-                self.deaf = True
-                return self._kill()
+        if self.state is State.READY and self.failures and now - self.ready_at >= limits.HEALTHY_AFTER_S:
+            self.failures = 0
         if self.state in (State.STARTING, State.LEAVING) and now >= self.due:
             self.deaf = self.state is State.STARTING
             return self._kill()
@@ -103,14 +95,14 @@ class SlotMachine:
         """The worker takes events."""
         if self.state is State.STARTING:
             self.state = State.READY
-            self.ready_at = self.heard_at = now
+            self.ready_at = now
 
-    def heard(self, now: float) -> None:
-        self.heard_at = now
-
-    def lost(self) -> list[Do]:
-        """Its link broke: what it still does reaches nobody."""
-        return self._kill() if self.state in (State.STARTING, State.READY) else []
+    def lost(self, *, deaf: bool = False) -> list[Do]:
+        """Its link broke. *deaf*: it had stopped to answer heartbeats, so whatever ran may be the cause."""
+        if self.state not in (State.STARTING, State.READY):
+            return []
+        self.deaf = deaf
+        return self._kill()
 
     def leave(self, now: float) -> list[Do]:
         """Replace it: it finishes what runs, then a new one starts at once."""

@@ -162,20 +162,12 @@ class Supervisor:
         if slot.machine.epoch == epoch and slot.machine.state is State.STARTING:
             slot.machine.ready(self._clock())
             slot.ready.set()
-            for tenant, seconds in self.blame.active():
-                self._hands.quarantine(tenant, seconds)
 
-    def heard(self, worker_id: int, epoch: int) -> None:
-        """A sign of life."""
-        machine = self._slots[worker_id].machine
-        if machine.epoch == epoch:
-            machine.heard(self._clock())
-
-    def link_lost(self, worker_id: int, epoch: int) -> None:
-        """The worker's link is gone though its process may live."""
+    def link_lost(self, worker_id: int, epoch: int, *, deaf: bool) -> None:
+        """The worker's link is gone though its process may live; *deaf*: it no longer answered heartbeats."""
         slot = self._slots[worker_id]
         if slot.machine.epoch == epoch:
-            self._act(slot, slot.machine.lost())
+            self._act(slot, slot.machine.lost(deaf=deaf))
 
     def exit_status(self, pid: int, status: int) -> None:
         """What the fork server says of a process's end."""

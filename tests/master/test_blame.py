@@ -34,17 +34,6 @@ def test_good_behaviour_for_an_hour_clears_the_record() -> None:
     assert book.named([7]) == []
 
 
-def test_active_quarantines_are_told_with_the_time_left() -> None:
-    now = 0.0
-    book = Blame(lambda: now)
-    book.named([7])
-    book.named([7])
-    now = 4.0
-    assert book.active() == [(7, 6.0)]
-    now = 11.0
-    assert book.active() == []
-
-
 def test_slots_written_by_another_process_are_read_and_cannot_be_resized() -> None:
     fd = blame.create_slots(3)
     try:

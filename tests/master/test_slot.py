@@ -1,6 +1,6 @@
 """The restart theory, with time as a number."""
 
-from pytw.master.slot import HEARTBEAT_TIMEOUT_S, START_TIMEOUT_S, Do, SlotMachine, State
+from pytw.master.slot import START_TIMEOUT_S, Do, SlotMachine, State
 
 
 def born(now: float = 0.0) -> SlotMachine:
@@ -63,18 +63,17 @@ def test_next_process_is_asked_for_only_after_the_exit_of_the_one_before() -> No
     assert machine.exited(100.0) == [Do.SPAWN]
 
 
-def test_worker_without_heartbeats_is_killed() -> None:
+def test_worker_that_loses_its_link_is_killed() -> None:
     machine = born()
-    machine.heard(1.0)
-    assert machine.tick(1.0 + HEARTBEAT_TIMEOUT_S) == []
-    assert machine.tick(1.1 + HEARTBEAT_TIMEOUT_S) == [Do.KILL]
+    assert machine.lost(deaf=True) == [Do.KILL]
     assert machine.deaf
 
 
-def test_late_tick_of_the_master_kills_nobody() -> None:
-    machine = born()
-    assert machine.tick(10.0, late_s=9.9) == []
-    assert machine.tick(10.1) == []
+def test_late_tick_of_the_master_kills_no_worker_that_starts() -> None:
+    machine = SlotMachine(0)
+    machine.tick(0.0)
+    assert machine.tick(40.0, late_s=39.9) == []
+    assert machine.tick(START_TIMEOUT_S + 41.0) == [Do.KILL]
 
 
 def test_worker_that_never_becomes_ready_is_killed() -> None:

@@ -31,10 +31,14 @@ class SleepingHands:
     quarantines: list[tuple[int, float]] = field(default_factory=list)
     died: asyncio.Event = field(default_factory=asyncio.Event)
 
+    def make(self) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(["sleep", "60"])
+
     async def spawn(self, worker_id: int, epoch: int, blame_fd: int) -> Made:
         if self.refuse:
+            self.died.set()
             raise Unavailable("no more processes")
-        process = subprocess.Popen(["sleep", "60"])
+        process = self.make()
         self.processes.append(process)
         if self.ready:
             assert self.supervisor is not None
@@ -73,10 +77,11 @@ async def test_killed_worker_is_lost_at_once_and_a_new_one_starts(hands: Sleepin
     assert hands.supervisor.status()[0]["restarts"] == 1
 
 
-async def test_stopped_worker_is_killed_and_replaced(hands: SleepingHands) -> None:
+async def test_stopped_worker_without_a_link_is_killed_and_replaced(hands: SleepingHands) -> None:
     assert hands.supervisor is not None
     await hands.supervisor.wait_ready()
     hands.processes[0].send_signal(signal.SIGSTOP)
+    hands.supervisor.link_lost(0, 1, deaf=True)
     await asyncio.wait_for(hands.died.wait(), 4)
     assert hands.lost_workers == [0]
 
@@ -101,9 +106,9 @@ async def test_refused_spawn_is_a_failure_of_the_slot_only() -> None:
     hands = SleepingHands(refuse=True)
     hands.supervisor = Supervisor(1, 1, hands)
     hands.supervisor.start()
-    while not hands.supervisor.status()[0]["failures"]:
-        await asyncio.sleep(0)
+    await hands.died.wait()
     assert await hands.supervisor.close(1)
+    assert hands.supervisor.status()[0]["state"] == "closed"
 
 
 async def test_tenant_named_by_two_dead_workers_is_quarantined(hands: SleepingHands) -> None:

@@ -1,0 +1,73 @@
+"""What a newcomer sees when everything is up: where to look, whom to be, what to type next."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import Sequence
+
+from pytw.config import Config, default_data_dir
+from pytw.main.topology import Topology
+
+#: A guild of the mock whose built-in welcome template answers.
+GUILD = 1001001001001001001
+OTHER_GUILDS = (1002002002002002002, 1003003003003003003)
+USER = 2001001001001001001
+
+
+def command(config: Config) -> tuple[str, str]:
+    """How to type `tw`, and the flags without which it would not find this server."""
+    here = os.path.abspath(sys.argv[0])
+    on_path = shutil.which("tw")
+    name = "tw" if on_path or os.path.basename(here) != "tw" else shlex.quote(os.path.relpath(here))
+    data_dir = os.path.abspath(os.path.expanduser(config.data_dir))
+    return name, "" if data_dir == default_data_dir() else f" --data-dir {shlex.quote(data_dir)}"
+
+
+def text(
+    config: Config,
+    topology: Topology,
+    *,
+    address: str,
+    dev: bool,
+    database: str,
+    console_port: int = 0,
+    notes: Sequence[str] = (),
+) -> str:
+    """The banner."""
+    url = f"http://{address}"
+    counts = [f"{n} {name}{'' if n == 1 else suffix}" for n, name, suffix in _counts(topology) if n]
+    lines = [
+        "",
+        f"pytw serves on {url}",
+        f"  workers    {' and '.join(counts)}, {topology.shards} gateway shard{'' if topology.shards == 1 else 's'}",
+        f"  upstream   {'the mock Discord (dev mode)' if dev else 'Discord'}",
+        f"  database   {database}",
+        f"  data       {config.data_dir}",
+        f"  health     {url}/readyz   {url}/healthz   {url}/metrics",
+    ]
+    if console_port:
+        lines.append(f"  console    127.0.0.1:{console_port} (aiomonitor; whoever reaches it owns this process)")
+    lines += [f"  note       {note}" for note in notes]
+    if dev:
+        tw, flags = command(config)
+        body = f'{{"type":"MESSAGE_CREATE","guild_id":"{GUILD}","data":{{"content":"!ping"}}}}'
+        guilds = ", ".join(map(str, OTHER_GUILDS))
+        lines += [
+            f"  play with  guild {GUILD}; also guilds {guilds}; user {USER}",
+            "",
+            "Try next:",
+            f"  {tw} mock say {GUILD} hello{flags}",
+            f"  curl -s {url}/test/event -H 'Content-Type: application/json' -d '{body}'",
+            "",
+            "Then a template of your own (a folder with init.luau):",
+            f"  {tw} template put {GUILD} hello ./hello{flags}",
+        ]
+    lines.append("")
+    return "\n".join(lines)
+
+
+def _counts(topology: Topology) -> list[tuple[int, str, str]]:
+    return [(topology.threads, "in-process worker", "s"), (topology.processes, "worker process", "es")]
