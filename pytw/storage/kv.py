@@ -1,0 +1,228 @@
+"""The key-value store of tenants.
+
+A row is one (key, set of scopes); `set` writes exactly that row. Reading is wider: a row matches when its scopes contain
+those asked for, and of several the exact one comes first. Source: reference `geese/kv` (spec/http-schema-systems.md 3.4).
+
+A key with ``expires_at`` is due once. The worker that owns the tenant claims due rows for a while, runs the tenant's
+handlers, then finishes the row, which deletes it only if nobody has written it since. A claim that is not finished
+becomes due again, later each time, `KV_EXPIRY_ATTEMPTS_MAX` times in all.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+import orjson
+
+from pytw import values
+from pytw.errors import LimitExceeded, RequestError
+from pytw.limits import (
+    KV_EXPIRY_ATTEMPTS_MAX,
+    KV_EXPIRY_CLAIM_S,
+    KV_EXPIRY_CLAIM_S_MAX,
+    KV_FIND_ROWS_MAX,
+    KV_KEY_BYTES_MAX,
+    KV_SCOPE_BYTES_MAX,
+    KV_SCOPES_MAX,
+    KV_VALUE_BYTES_MAX,
+)
+from pytw.types import Id, KvRecord, OwnerType
+
+if TYPE_CHECKING:
+    import asyncpg
+
+    from pytw.storage.pool import Database
+
+_COLUMNS = "id, key, scopes, value::text AS value, version, created_at, last_updated_at, expires_at"
+_OWNED = "owner_id = $1 AND owner_type = $2"
+
+GET = f"""
+SELECT {_COLUMNS} FROM tenant_kv WHERE {_OWNED} AND key = $3 AND scopes @> $4
+ORDER BY scopes = $4 DESC, cardinality(scopes), scopes LIMIT 1"""
+
+SET = """
+INSERT INTO tenant_kv AS old (id, owner_id, owner_type, key, scopes, value, expires_at)
+VALUES ($5, $1, $2, $3, $4, $6::text::jsonb, $7)
+ON CONFLICT (owner_id, owner_type, identity) DO UPDATE SET
+    value = excluded.value, version = old.version + 1, expires_at = excluded.expires_at,
+    expiry_attempts = 0, expiry_claimed_until = NULL, last_updated_at = now()"""
+
+DELETE = f"DELETE FROM tenant_kv WHERE {_OWNED} AND key = $3 AND scopes @> $4"
+
+FIND = f"""
+SELECT {_COLUMNS} FROM tenant_kv
+WHERE {_OWNED} AND scopes @> $3 AND ($4::text IS NULL OR key LIKE $4) AND (key, id) > ($5, $6)
+ORDER BY key, id LIMIT $7"""
+
+SCOPES = f"SELECT DISTINCT scope FROM tenant_kv, unnest(scopes) AS scope WHERE {_OWNED} ORDER BY 1"
+
+CLAIM = f"""
+WITH due AS (
+    SELECT id FROM tenant_kv
+    WHERE expires_at <= now() AND (expiry_claimed_until IS NULL OR expiry_claimed_until <= now())
+      AND expiry_attempts < {KV_EXPIRY_ATTEMPTS_MAX} AND (owner_id::bigint >> 22) % $2 = $1
+    ORDER BY expires_at, id LIMIT $3 FOR UPDATE SKIP LOCKED
+)
+UPDATE tenant_kv SET
+    expiry_attempts = expiry_attempts + 1,
+    expiry_claimed_until = now() + make_interval(secs =>
+        least({KV_EXPIRY_CLAIM_S} * 2 ^ expiry_attempts, {KV_EXPIRY_CLAIM_S_MAX}))
+FROM due WHERE tenant_kv.id = due.id
+RETURNING owner_type, owner_id, tenant_kv.{_COLUMNS}"""
+
+FINISH = f"DELETE FROM tenant_kv WHERE {_OWNED} AND id = $3 AND version = $4 AND expires_at <= now()"
+
+
+def checked_scopes(scopes: Sequence[str], *, writes: bool = False) -> list[str]:
+    """Sorted, each once.
+
+    Raises:
+        RequestError: none, too many, or not storable text.
+        LimitExceeded: one is too long.
+    """
+    if not scopes:
+        raise RequestError(
+            "Setting keys without a scope is not allowed" if writes else "Unscoped operations are not allowed"
+        )
+    if len(scopes) > KV_SCOPES_MAX:
+        raise RequestError(f"Scopes length may be at most {KV_SCOPES_MAX} long")
+    for scope in scopes:
+        _checked_text(scope, "Scope", KV_SCOPE_BYTES_MAX)
+    return sorted(set(scopes))
+
+
+def _checked_text(text: str, what: str, bytes_max: int) -> str:
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError:
+        raise RequestError(f"{what} is not text") from None
+    if size > bytes_max:
+        raise LimitExceeded(f"{what} length too long", hint=f"{bytes_max} bytes at most")
+    if "\0" in text:
+        raise RequestError(f"{what} contains a NUL character, which cannot be stored")
+    return text
+
+
+def checked_key(key: str) -> str:
+    """Raises: RequestError, LimitExceeded."""
+    if not key:
+        raise RequestError("Key is empty")
+    return _checked_text(key, "Key", KV_KEY_BYTES_MAX)
+
+
+def like_pattern(pattern: str) -> str | None:
+    """*pattern* as PostgreSQL takes it: None for everything, and a lone backslash at the end stands for itself."""
+    _checked_text(pattern, "Query", KV_KEY_BYTES_MAX)
+    if pattern in ("%%", "%"):
+        return None
+    backslashes = len(pattern) - len(pattern.rstrip("\\"))
+    return pattern + "\\" if backslashes % 2 else pattern
+
+
+def to_row(value: bytes) -> str:
+    """The text of the jsonb column for a msgpack KhronosValue.
+
+    Raises: RequestError, LimitExceeded.
+    """
+    text = orjson.dumps(values.to_tagged_json(values.unpack(value)))
+    if len(text) > KV_VALUE_BYTES_MAX:
+        raise LimitExceeded("Value length too long", hint=f"{KV_VALUE_BYTES_MAX} bytes of JSON at most")
+    return text.decode()
+
+
+def from_row(row: asyncpg.Record) -> KvRecord:
+    """The record of a row of `_COLUMNS`."""
+    return KvRecord(
+        id=row["id"],
+        key=row["key"],
+        scopes=list(row["scopes"]),
+        value=values.pack(values.from_tagged_json(orjson.loads(row["value"]))),
+        version=row["version"],
+        created_at=row["created_at"],
+        last_updated_at=row["last_updated_at"],
+        expires_at=row["expires_at"],
+    )
+
+
+def _owner(tenant: int) -> tuple[str, str]:
+    owner = Id.of(tenant)
+    return owner.owner_id, owner.owner_type.value
+
+
+class KvStore:
+    """Every tenant's keys. Methods take the tenant's 64-bit key and raise what `Database` raises, besides their own."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    async def get(self, tenant: int, key: str, scopes: Sequence[str]) -> KvRecord | None:
+        """The row with exactly these scopes, else the one with the fewest more (then by their names).
+
+        Raises: RequestError, LimitExceeded.
+        """
+        row = await self._db.fetchrow(GET, *_owner(tenant), checked_key(key), checked_scopes(scopes))
+        return None if row is None else from_row(row)
+
+    async def set(
+        self, tenant: int, key: str, scopes: Sequence[str], value: bytes, expires_at: datetime | None = None
+    ) -> None:
+        """Write the row with exactly these scopes; id and creation time stay, the version grows, expiry starts anew.
+
+        Args:
+            value: msgpack of one KhronosValue, at most `KV_VALUE_BYTES_MAX` bytes as tagged JSON.
+            expires_at: None takes an earlier expiry away.
+        Raises: RequestError, LimitExceeded.
+        """
+        arguments = (checked_key(key), checked_scopes(scopes, writes=True), new_id(), to_row(value), expires_at)
+        await self._db.execute(SET, *_owner(tenant), *arguments)
+
+    async def delete(self, tenant: int, key: str, scopes: Sequence[str]) -> int:
+        """Delete every row of the key whose scopes contain these; returns how many.
+
+        Raises: RequestError, LimitExceeded.
+        """
+        return await self._db.execute(DELETE, *_owner(tenant), checked_key(key), checked_scopes(scopes))
+
+    async def find(
+        self, tenant: int, pattern: str, scopes: Sequence[str], *, limit: int, after: str | None = None
+    ) -> list[KvRecord]:
+        """Rows whose key is LIKE *pattern* and whose scopes contain these, in order of key and id.
+
+        Args:
+            pattern: ``%``, ``_`` and ``\\`` as in SQL; ``%%`` is everything.
+            limit: at most `KV_FIND_ROWS_MAX` rows; a full answer may have more behind it.
+            after: `KvRecord.cursor` of the last record of the page before.
+        Raises: RequestError, LimitExceeded.
+        """
+        like = like_pattern(pattern)
+        if limit < 1:
+            raise RequestError("Limit must be at least 1")
+        record_id, _, key = (after or "").partition(":")
+        _checked_text(after or "", "Cursor", KV_KEY_BYTES_MAX + 128)
+        arguments = (checked_scopes(scopes), like, key, record_id, min(limit, KV_FIND_ROWS_MAX))
+        return [from_row(row) for row in await self._db.fetch(FIND, *_owner(tenant), *arguments)]
+
+    async def list_scopes(self, tenant: int) -> list[str]:
+        """All scopes that any row has, sorted."""
+        return [row["scope"] for row in await self._db.fetch(SCOPES, *_owner(tenant))]
+
+    async def claim_expired(self, worker_id: int, workers: int, *, limit: int) -> list[tuple[int, KvRecord]]:
+        """Due rows of this worker's tenants, oldest first, each claimed: nobody else gets it until the claim ends."""
+        rows = await self._db.fetch(CLAIM, worker_id, workers, limit)
+        found = [(Id(OwnerType(row["owner_type"]), int(row["owner_id"])).key, from_row(row)) for row in rows]
+        return sorted(found, key=lambda item: (item[1].expires_at, item[1].id))
+
+    async def finish_expired(self, tenant: int, record_id: str, version: int) -> None:
+        """Delete a claimed row, unless it has been written since it was claimed."""
+        await self._db.execute(FINISH, *_owner(tenant), record_id, version)
+
+
+def new_id() -> str:
+    """An identifier that nobody guesses and that nothing else has."""
+    return uuid.uuid4().hex
+
+
+__all__ = ["KvStore", "checked_key", "checked_scopes", "like_pattern"]

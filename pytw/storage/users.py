@@ -1,0 +1,129 @@
+"""Users of the HTTP API and their tokens, of which only hashes are kept.
+
+Source: reference `auth` (spec/http-schema-systems.md 2, 3.2), with bounded lives and numbers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from pytw.errors import LimitExceeded, NotFound, RequestError
+from pytw.limits import API_TOKEN_S_MAX, API_TOKENS_MAX
+
+if TYPE_CHECKING:
+    import asyncpg
+
+    from pytw.storage.pool import Database
+
+TOKEN_BYTES = 32
+TYPES = frozenset({"login", "app_login", "api"})
+
+_COLUMNS = "s.id, s.user_id, s.type, s.name, s.expiry, s.created_at, u.state"
+CHECK = f"""
+SELECT {_COLUMNS} FROM web_api_tokens s JOIN users u USING (user_id) WHERE s.token_hash = $1 AND s.expiry > now()"""
+LIST = f"""
+SELECT {_COLUMNS} FROM web_api_tokens s JOIN users u USING (user_id)
+WHERE s.user_id = $1 AND s.expiry > now() ORDER BY s.created_at, s.id"""
+CREATE = """
+INSERT INTO web_api_tokens (user_id, type, name, token_hash, expiry) VALUES ($1, $2, $3, $4, $5)
+RETURNING id, user_id, type, name, expiry, created_at"""
+KEEP = """
+INSERT INTO users AS old (user_id, access_token) VALUES ($1, $2)
+ON CONFLICT (user_id) DO UPDATE SET access_token = coalesce(excluded.access_token, old.access_token), last_updated_at = now()
+RETURNING state"""
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A token that is valid, without the token."""
+
+    id: UUID
+    user_id: str
+    type: str
+    name: str | None
+    expiry: datetime
+    created_at: datetime
+    state: str
+
+
+class UserStore:
+    """Methods raise what `Database` raises, besides their own."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    async def keep(self, user_id: str, access_token: str | None = None) -> str:
+        """Make the user known, and keep its OAuth token if one is given; returns its state."""
+        return str(await self._db.fetchval(KEEP, user_id, access_token))
+
+    async def set_state(self, user_id: str, state: str) -> None:
+        """Raises: NotFound."""
+        statement = "UPDATE users SET state = $2, last_updated_at = now() WHERE user_id = $1"
+        if not await self._db.execute(statement, user_id, state):
+            raise NotFound(f"there is no user {user_id}")
+
+    async def create_session(
+        self, user_id: str, type_: str, expires_s: float, name: str | None = None
+    ) -> tuple[str, Session]:
+        """A new token, shown this once, and its session. The user must be known.
+
+        Raises:
+            RequestError: an unknown type, or a life outside 1 s to `API_TOKEN_S_MAX`.
+            LimitExceeded: the user has `API_TOKENS_MAX` already.
+            NotFound: no such user.
+        """
+        if type_ not in TYPES:
+            raise RequestError(f"not a type of session: {type_[:40]!r}", hint=", ".join(sorted(TYPES)))
+        if not 1 <= expires_s <= API_TOKEN_S_MAX:
+            raise RequestError("a token lives 1 second at least", hint=f"and {API_TOKEN_S_MAX} seconds at most")
+        token = secrets.token_urlsafe(TOKEN_BYTES)
+        expiry = datetime.now(UTC) + timedelta(seconds=expires_s)
+        async with self._db.transaction() as connection:
+            state = await connection.fetchval("SELECT state FROM users WHERE user_id = $1 FOR UPDATE", user_id)
+            if state is None:
+                raise NotFound(f"there is no user {user_id}")
+            held = await connection.fetchval(
+                "SELECT count(*) FROM web_api_tokens WHERE user_id = $1 AND expiry > now()", user_id
+            )
+            if held >= API_TOKENS_MAX:
+                raise LimitExceeded(f"too many sessions: {held}", hint=f"{API_TOKENS_MAX} at most")
+            row = await connection.fetchrow(CREATE, user_id, type_, name, _hash(token), expiry)
+        return token, Session(**dict(row), state=state)
+
+    async def session(self, token: str) -> Session | None:
+        """Whose token it is; None if it is unknown or has expired."""
+        row = await self._db.fetchrow(CHECK, _hash(token))
+        return None if row is None else _session(row)
+
+    async def sessions(self, user_id: str) -> list[Session]:
+        """Valid sessions of a user, oldest first."""
+        return [_session(row) for row in await self._db.fetch(LIST, user_id)]
+
+    async def delete_session(self, user_id: str, session_id: UUID) -> None:
+        """End an own session. Raises: NotFound."""
+        statement = "DELETE FROM web_api_tokens WHERE user_id = $1 AND id = $2"
+        if not await self._db.execute(statement, user_id, session_id):
+            raise NotFound(f"you have no session {session_id}")
+
+    async def purge(self, *, limit: int = 1_000) -> int:
+        """Delete tokens that have expired, a bounded number at once; returns how many."""
+        statement = (
+            "DELETE FROM web_api_tokens WHERE id IN (SELECT id FROM web_api_tokens WHERE expiry <= now() LIMIT $1)"
+        )
+        return await self._db.execute(statement, limit)
+
+
+def _hash(token: str) -> bytes:
+    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
+
+
+def _session(row: asyncpg.Record) -> Session:
+    return Session(**dict(row))
+
+
+__all__ = ["Session", "UserStore"]

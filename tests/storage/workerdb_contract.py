@@ -1,0 +1,210 @@
+"""What every `types.WorkerDb` promises. A twin inherits `WorkerDbContract` and gives the fixtures `db` and `stores`."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import msgpack
+import pytest
+
+from pytw.errors import LimitExceeded, PytwError, RequestError
+from pytw.limits import KV_KEY_BYTES_MAX, KV_VALUE_BYTES_MAX, TENANT_EVENTS_MAX
+from pytw.storage.stores import Stores
+from pytw.types import DEFAULT_EVENTS, Id, TenantState, WorkerDb
+
+GUILD = Id.guild(7 << 22)
+USER = Id.user(7 << 22)
+PAST = datetime(2020, 1, 1, tzinfo=UTC)
+
+
+def pack(value: object) -> bytes:
+    return bytes(msgpack.packb(value))
+
+
+class WorkerDbContract:
+    """Fixtures of the subclass: `db`, the one under test, and `stores`, the master's own on the same database."""
+
+    async def test_set_then_get_gives_the_value(self, db: WorkerDb) -> None:
+        value = pack({"a": [1, 2.5, "x", None, True]})
+        await db.kv_set(GUILD.key, "k", ["s"], value)
+        found = await db.kv_get(GUILD.key, "k", ["s"])
+        assert found is not None
+        assert (found.key, found.scopes, found.value, found.version) == ("k", ["s"], value, 1)
+
+    async def test_missing_key_is_none(self, db: WorkerDb) -> None:
+        assert await db.kv_get(GUILD.key, "k", ["s"]) is None
+
+    async def test_guild_and_user_of_one_number_are_strangers(self, db: WorkerDb) -> None:
+        await db.kv_set(GUILD.key, "k", ["s"], pack(1))
+        assert await db.kv_get(USER.key, "k", ["s"]) is None
+        assert await db.kv_delete(USER.key, "k", ["s"]) == 0
+
+    async def test_set_again_keeps_id_and_grows_the_version(self, db: WorkerDb) -> None:
+        await db.kv_set(GUILD.key, "k", ["s"], pack(1))
+        first = await db.kv_get(GUILD.key, "k", ["s"])
+        await db.kv_set(GUILD.key, "k", ["s"], pack(2))
+        second = await db.kv_get(GUILD.key, "k", ["s"])
+        assert first is not None
+        assert second is not None
+        assert (second.id, second.created_at, second.version, second.value) == (first.id, first.created_at, 2, pack(2))
+
+    async def test_scopes_are_a_set(self, db: WorkerDb) -> None:
+        await db.kv_set(GUILD.key, "k", ["b", "a", "b"], pack(1))
+        await db.kv_set(GUILD.key, "k", ["a", "b"], pack(2))
+        found = await db.kv_find(GUILD.key, "%%", ["a"], limit=10)
+        assert [(r.scopes, r.value) for r in found] == [(["a", "b"], pack(2))]
+
+    async def test_get_prefers_the_exact_scopes_then_the_fewest(self, db: WorkerDb) -> None:
+        for scopes in (["a", "c", "d"], ["a", "c"], ["a", "b"]):
+            await db.kv_set(GUILD.key, "k", scopes, pack("".join(scopes)))
+        wider = await db.kv_get(GUILD.key, "k", ["a"])
+        assert wider is not None
+        assert wider.scopes == ["a", "b"]
+        await db.kv_set(GUILD.key, "k", ["a"], pack("a"))
+        exact = await db.kv_get(GUILD.key, "k", ["a"])
+        assert exact is not None
+        assert exact.scopes == ["a"]
+        assert await db.kv_get(GUILD.key, "k", ["a", "x"]) is None
+
+    async def test_delete_takes_every_row_whose_scopes_contain_these(self, db: WorkerDb) -> None:
+        for scopes in (["a"], ["a", "b"], ["b"]):
+            await db.kv_set(GUILD.key, "k", scopes, pack(1))
+        assert await db.kv_delete(GUILD.key, "k", ["a"]) == 2
+        assert await db.kv_get(GUILD.key, "k", ["b"]) is not None
+
+    @pytest.mark.parametrize(
+        ("pattern", "found"),
+        [
+            ("%%", ["A", "a", "a%", "a\\", "ab", "b_c", "bxc"]),
+            ("%", ["A", "a", "a%", "a\\", "ab", "b_c", "bxc"]),
+            ("a", ["a"]),
+            ("a_", ["a%", "a\\", "ab"]),
+            ("a%", ["a", "a%", "a\\", "ab"]),
+            ("a\\%", ["a%"]),
+            ("b\\_c", ["b_c"]),
+            ("b_c", ["b_c", "bxc"]),
+            ("a\\", ["a\\"]),
+            ("a\\\\", ["a\\"]),
+            ("x", []),
+        ],
+    )
+    async def test_find_is_like(self, db: WorkerDb, pattern: str, found: list[str]) -> None:
+        for key in ("a", "ab", "a%", "a\\", "b_c", "bxc", "A"):
+            await db.kv_set(GUILD.key, key, ["s"], pack(key))
+        assert [r.key for r in await db.kv_find(GUILD.key, pattern, ["s"], limit=100)] == found
+
+    async def test_find_pages_without_gap_or_repeat(self, db: WorkerDb) -> None:
+        keys = [f"k{n:02}" for n in range(7)]
+        for key in keys:
+            await db.kv_set(GUILD.key, key, ["s"], pack(1))
+            await db.kv_set(GUILD.key, key, ["s", "t"], pack(2))
+        seen, after = [], None
+        while page := await db.kv_find(GUILD.key, "k%", ["s"], limit=3, after=after):
+            seen += [(r.key, r.id) for r in page]
+            after = page[-1].cursor
+        assert [key for key, _ in seen] == sorted(keys * 2)
+        assert len(set(seen)) == 14
+
+    async def test_long_scopes_are_stored(self, db: WorkerDb) -> None:
+        scopes = [f"{n}{'é' * 200}" for n in range(10)]
+        await db.kv_set(GUILD.key, "k" * KV_KEY_BYTES_MAX, scopes, pack(1))
+        assert await db.kv_get(GUILD.key, "k" * KV_KEY_BYTES_MAX, scopes) is not None
+
+    @pytest.mark.parametrize(
+        ("key", "scopes", "value", "error", "words"),
+        [
+            ("k" * (KV_KEY_BYTES_MAX + 1), ["s"], pack(1), LimitExceeded, "Key length too long"),
+            ("k", ["s"], pack("x" * KV_VALUE_BYTES_MAX), LimitExceeded, "Value length too long"),
+            ("k", [], pack(1), RequestError, "without a scope"),
+            ("k", [str(n) for n in range(11)], pack(1), RequestError, "at most 10"),
+            ("k\0", ["s"], pack(1), RequestError, "NUL"),
+            ("k", ["s\0"], pack(1), RequestError, "NUL"),
+            ("k", ["s"], pack("a\0b"), RequestError, "NUL"),
+            ("", ["s"], pack(1), RequestError, "empty"),
+        ],
+    )
+    async def test_what_cannot_be_stored_is_refused_in_words(
+        self, db: WorkerDb, key: str, scopes: list[str], value: bytes, error: type[PytwError], words: str
+    ) -> None:
+        with pytest.raises(error, match=words):
+            await db.kv_set(GUILD.key, key, scopes, value)
+
+    async def test_text_that_looks_like_an_escaped_nul_is_stored(self, db: WorkerDb) -> None:
+        await db.kv_set(GUILD.key, "k", ["s"], pack("\\u0000"))
+        found = await db.kv_get(GUILD.key, "k", ["s"])
+        assert found is not None
+        assert found.value == pack("\\u0000")
+
+    async def test_due_key_is_claimed_once_by_its_worker(self, db: WorkerDb) -> None:
+        await db.kv_set(GUILD.key, "k", ["s"], pack(1), PAST)
+        await db.kv_set(GUILD.key, "later", ["s"], pack(1), datetime.now(UTC) + timedelta(hours=1))
+        assert await db.claim_expired(0, 2, limit=10) == []
+        claimed = await db.claim_expired(1, 2, limit=10)
+        assert [(tenant, r.key, r.expires_at) for tenant, r in claimed] == [(GUILD.key, "k", PAST)]
+        assert await db.claim_expired(1, 2, limit=10) == []
+
+    async def test_finished_key_is_gone(self, db: WorkerDb) -> None:
+        await db.kv_set(USER.key, "k", ["s"], pack(1), PAST)
+        ((tenant, record),) = await db.claim_expired(1, 2, limit=10)
+        assert tenant == USER.key
+        await db.finish_expired(tenant, record.id, record.version)
+        assert await db.kv_get(USER.key, "k", ["s"]) is None
+
+    async def test_key_that_was_written_meanwhile_stays(self, db: WorkerDb) -> None:
+        await db.kv_set(GUILD.key, "k", ["s"], pack(1), PAST)
+        ((tenant, record),) = await db.claim_expired(1, 2, limit=10)
+        await db.kv_set(GUILD.key, "k", ["s"], pack(2), datetime.now(UTC) + timedelta(hours=1))
+        await db.finish_expired(tenant, record.id, record.version)
+        found = await db.kv_get(GUILD.key, "k", ["s"])
+        assert found is not None
+        assert found.value == pack(2)
+
+    async def test_set_without_expiry_takes_it_away(self, db: WorkerDb) -> None:
+        await db.kv_set(GUILD.key, "k", ["s"], pack(1), PAST)
+        await db.kv_set(GUILD.key, "k", ["s"], pack(1))
+        assert await db.claim_expired(1, 2, limit=10) == []
+
+    async def test_unknown_tenant_has_the_default_gate_and_state(self, db: WorkerDb) -> None:
+        gate = await db.gate(GUILD.key)
+        assert (gate.tenant, gate.events, gate.banned) == (GUILD.key, DEFAULT_EVENTS, False)
+        state = await db.tenant_state(GUILD.key)
+        assert (state.events, dict(state.data), state.banned) == (DEFAULT_EVENTS, {}, False)
+        assert await db.program(GUILD.key) == []
+
+    async def test_state_is_kept(self, db: WorkerDb) -> None:
+        await db.set_tenant_state(GUILD.key, TenantState(frozenset({"B", "A"}), {"x": [1]}))
+        state = await db.tenant_state(GUILD.key)
+        assert (state.events, dict(state.data)) == (frozenset({"A", "B"}), {"x": [1]})
+        assert (await db.gate(GUILD.key)).events == frozenset({"A", "B"})
+
+    async def test_too_many_events_are_refused(self, db: WorkerDb) -> None:
+        with pytest.raises(LimitExceeded):
+            await db.set_tenant_state(
+                GUILD.key, TenantState(frozenset(f"E{n}" for n in range(TENANT_EVENTS_MAX + 1)), {})
+            )
+
+    async def test_a_tenant_cannot_lift_its_ban(self, db: WorkerDb, stores: Stores) -> None:
+        await stores.tenants.set_banned(GUILD.key, True)
+        await db.set_tenant_state(GUILD.key, TenantState(frozenset({"A"}), {}, banned=False))
+        assert (await db.gate(GUILD.key)).banned
+        assert (await db.tenant_state(GUILD.key)).banned
+
+    async def test_gate_is_state_and_unpaused_templates(self, db: WorkerDb, stores: Stores) -> None:
+        await stores.templates.put(GUILD, "t", {"init.luau": "return {}"}, events=["MESSAGE"])
+        assert (await db.gate(GUILD.key)).events == DEFAULT_EVENTS | {"MESSAGE"}
+        await stores.templates.put(GUILD, "u", {"init.luau": "return {}"}, events=["X"], events_override=["Y"])
+        await db.set_tenant_state(GUILD.key, TenantState(frozenset({"A"}), {}))
+        assert (await db.gate(GUILD.key)).events == {"A", "MESSAGE", "Y"}
+        await stores.templates.set_paused(GUILD, "t", True)
+        assert (await db.gate(GUILD.key)).events == {"A", "Y"}
+        gates = {gate.tenant: gate.events for gate in await db.gates(1, 2)}
+        assert gates == {GUILD.key: {"A", "Y"}}
+        assert await db.gates(0, 2) == []
+
+    async def test_program_holds_the_deployed_sources(self, db: WorkerDb, stores: Stores) -> None:
+        files = {"/init.luau": "return require('./lib')", "lib.luau": "return {}"}
+        version = await stores.templates.put(GUILD, "t", files, events=["MESSAGE"], allowed_caps=["discord:*"])
+        (template,) = await db.program(GUILD.key)
+        assert template.files == {"init.luau": b"return require('./lib')", "lib.luau": b"return {}"}
+        assert (template.name, template.entry, template.version) == ("t", "init", version)
+        assert (template.events, list(template.allowed_caps), template.paused) == ({"MESSAGE"}, ["discord:*"], False)
