@@ -35,7 +35,7 @@ test-fast: $(BUILT) ## tests that take less than five seconds each
 lint: $(BUILT) types ## every check that runs nothing
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/lint-imports --no-cache
+	$(BIN)/lint-imports --no-cache --no-logo
 	cargo fmt --check
 	cargo clippy --locked --release --all-targets -- -D warnings
 

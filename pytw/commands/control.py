@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
 import socket
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -112,7 +111,7 @@ def controlled(command: F) -> F:
 def control(config_file: str | None, data_dir: str | None, url: str, token: str) -> Control:
     if url:
         return Control(url=url, token=token)
-    return Control(socket_path=control_socket(os.path.expanduser(reading(config_file, data_dir).config.data_dir)))
+    return Control(socket_path=control_socket(reading(config_file, data_dir).config.data_dir))
 
 
 def tenant_path(tenant: int, *, user: bool) -> str:

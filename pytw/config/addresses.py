@@ -19,7 +19,7 @@ def split_address(address: str) -> tuple[str, int]:
 
 def control_socket(data_dir: str) -> str:
     """Where a server with *data_dir* takes the command line's calls."""
-    path = str(Path(data_dir).absolute() / "control.sock")
+    path = str(Path(data_dir).expanduser().absolute() / "control.sock")
     if len(os.fsencode(path)) > SOCKET_PATH_BYTES_MAX:
         raise ConfigError(f"data_dir: {path} is longer than a socket's path may be ({SOCKET_PATH_BYTES_MAX} bytes)")
     return path

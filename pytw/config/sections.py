@@ -6,6 +6,7 @@ Source: the reference's config.yaml (spec 5.16) for the names.
 
 from __future__ import annotations
 
+import ipaddress
 import os
 from pathlib import Path
 from typing import Annotated, Literal
@@ -107,6 +108,13 @@ class Pg(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = ""
 
 
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def default_data_dir() -> str:
     """`/var/lib/pytw` for root, else `pytw` in the user's data folder (XDG)."""
     if os.geteuid() == 0:
@@ -153,7 +161,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
                         hint="set TW_DISCORD_TOKEN, or pass --dev to run on the mock Discord",
                     )
         host, _ = split_address(self.addrs.template_worker)
-        if host not in ("localhost", "::1") and not host.startswith("127."):
+        if not _is_loopback(host):
             raise ConfigError(
                 f"addrs.template_worker is {self.addrs.template_worker}, and dev mode only listens on loopback",
                 hint="set discord_auth.token for a real bot, or listen on 127.0.0.1",
