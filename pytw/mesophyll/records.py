@@ -54,6 +54,9 @@ class Record(NamedTuple):
     body: bytes
 
 
+#: Told in HELLO; both sides must speak the same.
+PROTOCOL_VERSION = "1"
+
 _encode = msgspec.msgpack.Encoder().encode
 _decode_event = msgspec.msgpack.Decoder(tuple[str, str | None, bool, int, bytes]).decode
 
