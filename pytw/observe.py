@@ -123,7 +123,7 @@ class Metrics:
         if self._registry is None:
             from prometheus_client import CollectorRegistry, disable_created_metrics
 
-            disable_created_metrics()
+            disable_created_metrics()  # type: ignore[no-untyped-call]
             self._registry = CollectorRegistry(auto_describe=True)
         return self._registry
 
