@@ -141,6 +141,6 @@ class WorkerServe:
             call.answer(await work(call))
         except PytwError as error:
             call.fail(error)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the master must get an answer
+        except Exception as error:
             log.exception("request %d failed", call.request, extra={"tenant": call.tenant})
             call.fail(InternalError(f"the worker failed: {type(error).__name__}"))

@@ -1,0 +1,163 @@
+"""A database and a Discord in memory, with switches for what goes wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import msgpack
+
+from pytw.errors import NotFound, StorageUnavailable
+from pytw.types import DEFAULT_EVENTS, KvRecord, TemplateSource, TenantGate, TenantState
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+class MemoryDb:
+    """Satisfies `types.WorkerDb`."""
+
+    def __init__(self) -> None:
+        self.templates: dict[int, list[TemplateSource]] = {}
+        self.states: dict[int, TenantState] = {}
+        self.records: dict[tuple[int, str, tuple[str, ...]], KvRecord] = {}
+        self.due: list[tuple[int, KvRecord]] = []
+        self.finished: list[tuple[int, str, int]] = []
+        self.calls: list[tuple[str, int]] = []
+        #: While set for a tenant, its operations wait for the event.
+        self.blocked: dict[int, asyncio.Event] = {}
+        self.failing = False
+        self.in_flight: dict[int, int] = defaultdict(int)
+        self.in_flight_seen: dict[int, int] = defaultdict(int)
+
+    def put(self, tenant: int, *templates: TemplateSource) -> None:
+        self.templates[tenant] = list(templates)
+
+    async def _work(self, operation: str, tenant: int) -> None:
+        self.calls.append((operation, tenant))
+        self.in_flight[tenant] += 1
+        self.in_flight_seen[tenant] = max(self.in_flight_seen[tenant], self.in_flight[tenant])
+        try:
+            if tenant in self.blocked:
+                await self.blocked[tenant].wait()
+            else:
+                await asyncio.sleep(0)
+        finally:
+            self.in_flight[tenant] -= 1
+        if self.failing:
+            raise StorageUnavailable("the database is away")
+
+    def _gate(self, tenant: int) -> TenantGate:
+        state = self.states.get(tenant, TenantState(DEFAULT_EVENTS, {}))
+        events = state.events.union(*(t.events for t in self.templates.get(tenant, ()) if not t.paused))
+        return TenantGate(tenant, events, state.banned)
+
+    async def gates(self, worker_id: int, workers: int) -> list[TenantGate]:
+        await self._work("gates", -1)
+        known = self.templates.keys() | self.states.keys()
+        return [self._gate(tenant) for tenant in sorted(known) if (tenant >> 22) % workers == worker_id]
+
+    async def gate(self, tenant: int) -> TenantGate:
+        await self._work("gate", tenant)
+        return self._gate(tenant)
+
+    async def program(self, tenant: int) -> list[TemplateSource]:
+        await self._work("program", tenant)
+        return list(self.templates.get(tenant, ()))
+
+    async def tenant_state(self, tenant: int) -> TenantState:
+        await self._work("tenant_state", tenant)
+        return self.states.get(tenant, TenantState(DEFAULT_EVENTS, {}))
+
+    async def set_tenant_state(self, tenant: int, state: TenantState) -> None:
+        await self._work("set_tenant_state", tenant)
+        self.states[tenant] = state
+
+    async def kv_get(self, tenant: int, key: str, scopes: Sequence[str]) -> KvRecord | None:
+        await self._work("kv_get", tenant)
+        return self.records.get((tenant, key, tuple(scopes)))
+
+    async def kv_set(
+        self, tenant: int, key: str, scopes: Sequence[str], value: bytes, expires_at: datetime | None = None
+    ) -> None:
+        await self._work("kv_set", tenant)
+        old = self.records.get((tenant, key, tuple(scopes)))
+        version = old.version + 1 if old is not None else 1
+        self.records[tenant, key, tuple(scopes)] = KvRecord(
+            f"{tenant}-{key}", key, list(scopes), value, version, NOW, NOW, expires_at
+        )
+
+    async def kv_delete(self, tenant: int, key: str, scopes: Sequence[str]) -> int:
+        await self._work("kv_delete", tenant)
+        return 1 if self.records.pop((tenant, key, tuple(scopes)), None) is not None else 0
+
+    async def kv_find(
+        self, tenant: int, pattern: str, scopes: Sequence[str], *, limit: int, after: str | None = None
+    ) -> list[KvRecord]:
+        await self._work("kv_find", tenant)
+        start = pattern.rstrip("%")
+        return [r for (t, key, s), r in sorted(self.records.items()) if t == tenant and key.startswith(start)][:limit]
+
+    async def claim_expired(self, worker_id: int, workers: int, *, limit: int) -> list[tuple[int, KvRecord]]:
+        await self._work("claim_expired", -1)
+        claimed, self.due = self.due[:limit], self.due[limit:]
+        return claimed
+
+    async def finish_expired(self, tenant: int, record_id: str, version: int) -> None:
+        await self._work("finish_expired", tenant)
+        self.finished.append((tenant, record_id, version))
+
+
+class MemoryDiscord:
+    """Channels of guilds, and the messages that were sent."""
+
+    def __init__(self, channels: dict[int, int] | None = None) -> None:
+        self.channels = channels or {}
+        self.sent: list[tuple[int, dict[str, Any]]] = []
+        self.requests: list[tuple[str, str]] = []
+
+    async def request(self, method: str, path: str, *, json: Any = None, reason: str | None = None) -> Any:
+        self.requests.append((method, path))
+        parts = path.partition("?")[0].strip("/").split("/")
+        if method == "GET" and parts[0] == "guilds":
+            return {"id": parts[1], "name": "a guild"}
+        channel = int(parts[1])
+        if channel not in self.channels:
+            raise NotFound("Unknown Channel")
+        if method == "GET":
+            return {"id": parts[1], "guild_id": str(self.channels[channel])}
+        self.sent.append((channel, json))
+        return {"id": "1", "channel_id": parts[1], "content": json.get("content")}
+
+
+def template(
+    name: str, source: str, *events: str, caps: Sequence[str] = ("*",), paused: bool = False
+) -> TemplateSource:
+    """A template of one file."""
+    return TemplateSource(
+        name=name,
+        files={"init.luau": source.encode()},
+        events=frozenset(events),
+        allowed_caps=tuple(caps),
+        paused=paused,
+    )
+
+
+def record(tenant: int, key: str, version: int = 1, scopes: Sequence[str] = ("s",)) -> KvRecord:
+    return KvRecord(f"{tenant}-{key}", key, list(scopes), msgpack.packb(1), version, NOW, NOW, NOW)
+
+
+async def until(condition: Callable[[], Any], what: str) -> None:
+    """Wait for something that happens outside of the test's own steps, at most 5 s. *condition* may be a coroutine function."""
+    try:
+        async with asyncio.timeout(5):
+            while True:
+                met = condition()
+                if await met if inspect.isawaitable(met) else met:
+                    return
+                await asyncio.sleep(0.005)
+    except TimeoutError:
+        raise AssertionError(f"waited in vain for {what}") from None

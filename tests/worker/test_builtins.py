@@ -1,0 +1,61 @@
+"""The built-in template: the first minute."""
+
+import orjson
+import pytest
+
+from pytw.types import Outcome
+from pytw.worker.thread import WorkerThread
+from pytw.worker.worker import Worker
+
+from .fakes import MemoryDb, MemoryDiscord
+from .workerlike_contract import A, Rig, event, spec
+
+
+@pytest.fixture
+async def rig():
+    db, discord = MemoryDb(), MemoryDiscord({5: A})
+    thread = WorkerThread(Worker(spec(), db, discord))
+    await thread.start()
+    yield Rig(thread, db, discord)
+    await thread.kill()
+
+
+async def say(rig: Rig, text: str) -> str | None:
+    message = {"content": text, "channel_id": "5", "author": {"id": "1", "username": "ada"}}
+    rig.discord.sent.clear()
+    result = await rig.like.dispatch_event(A, event("MESSAGE", orjson.dumps(message)))
+    assert result.outcome is Outcome.OK, result.templates
+    return rig.discord.sent[0][1]["content"] if rig.discord.sent else None
+
+
+async def test_ping_answers_pong(rig: Rig):
+    assert await say(rig, "!ping") == "pong"
+
+
+async def test_hello_greets_the_author_and_counts(rig: Rig):
+    first = await say(rig, "hello")
+    assert first is not None
+    assert "ada" in first
+    assert "first" in first
+    second = await say(rig, "!hello")
+    assert second is not None
+    assert "number 2" in second
+
+
+async def test_help_shows_how_to_write_a_template(rig: Rig):
+    text = await say(rig, "!help")
+    assert text is not None
+    assert "tw template put" in text
+
+
+async def test_other_messages_are_left_alone(rig: Rig):
+    assert await say(rig, "good morning") is None
+
+
+async def test_event_without_a_message_is_harmless(rig: Rig):
+    for payload in (b"{}", b"null", b'{"content": 1}', b"[]"):
+        assert (await rig.like.dispatch_event(A, event("MESSAGE", payload))).outcome is Outcome.OK
+
+
+async def test_builtins_listen_only_for_what_they_name(rig: Rig):
+    assert (await rig.like.dispatch_event(A, event("GUILD_MEMBER_ADD"))).outcome is Outcome.NOT_SUBSCRIBED

@@ -1,0 +1,222 @@
+"""Host calls: what a call says, what it may, and what it gets."""
+
+import msgpack
+import pytest
+
+from pytw.errors import Forbidden, LimitExceeded, NotFound, PytwError, RequestError
+from pytw.limits import KV_KEY_BYTES_MAX, KV_SCOPES_MAX, KV_VALUE_BYTES_MAX, TENANT_EVENTS_MAX
+from pytw.types import USER_BIT
+from pytw.worker.context.call import HostCall, plain
+from pytw.worker.context.discord import Discord, checked_message, snowflake
+from pytw.worker.context.kv import Kv
+from pytw.worker.context.runtime import Runtime
+
+from .fakes import MemoryDb, MemoryDiscord
+
+GUILD = 5 << 22
+
+
+def call(name: str, *args: object, caps: tuple[str, ...] = ("*",), tenant: int = GUILD) -> HostCall:
+    made = HostCall(tenant, msgpack.packb([1, "t", name, list(args)]))
+    made.caps = frozenset(caps)
+    return made
+
+
+async def results(handlers: dict, made: HostCall) -> list:
+    return msgpack.unpackb(await handlers[made.name](made), timestamp=3)
+
+
+def test_arguments_stay_the_bytes_they_came_as():
+    """An extension type that Python does not know crosses untouched."""
+    value = msgpack.ExtType(6, b"lazy")
+    made = call("kv.set", "k", value, ["s"])
+    assert made.raw(1) == msgpack.packb(value)
+    assert made.raw(9) == b"\xc0"
+
+
+@pytest.mark.parametrize("value", [msgpack.ExtType(2, b"x"), b"bytes", {1: 2}, [{"a": msgpack.ExtType(1, b"x")}]])
+def test_plain_refuses_what_json_has_no_form_for(value: object):
+    with pytest.raises(RequestError):
+        plain(msgpack.packb(value))
+
+
+class TestKv:
+    @pytest.fixture
+    def kv(self):
+        return Kv(MemoryDb()).handlers()
+
+    async def test_value_comes_back_as_it_was_stored(self, kv):
+        value = {"a": [1, None, 2.5, {"b": msgpack.ExtType(3, b"123456789012")}]}
+        assert await results(kv, call("kv.set", "k", value, ["s"])) == []
+        assert await results(kv, call("kv.get", "k", ["s"])) == [value, True]
+
+    async def test_missing_key_is_nil_and_false(self, kv):
+        assert await results(kv, call("kv.get", "k", ["s"])) == [None, False]
+        (missing,) = await results(kv, call("kv.getrecord", "k", ["s"]))
+        assert (missing["exists"], missing["id"], missing["scopes"]) == (False, "", [])
+
+    async def test_record_has_its_fields(self, kv):
+        await results(kv, call("kv.set", "k", 1, ["b", "a"]))
+        (record,) = await results(kv, call("kv.getrecord", "k", ["a", "b"]))
+        assert record["scopes"] == ["a", "b"]
+        assert (record["key"], record["value"], record["exists"]) == ("k", 1, True)
+        assert record["created_at"].year == 2026
+
+    async def test_deleted_key_is_gone(self, kv):
+        await results(kv, call("kv.set", "k", 1, ["s"]))
+        assert await results(kv, call("kv.delete", "k", ["s"])) == []
+        assert await results(kv, call("kv.get", "k", ["s"])) == [None, False]
+
+    async def test_find_gives_records(self, kv):
+        for key in ("a1", "a2", "b"):
+            await results(kv, call("kv.set", key, key, ["s"]))
+        (records,) = await results(kv, call("kv.find", "a%", ["s"]))
+        assert [(r["key"], r["value"]) for r in records] == [("a1", "a1"), ("a2", "a2")]
+
+    @pytest.mark.parametrize(
+        "held",
+        ["*", "kv:*", "kv:get:*", "kv:get:k", "kv[s]:*", "kv[s]:get", "kv[s]:get:k", "kv[r]:*"],
+    )
+    async def test_capabilities_that_allow_a_read(self, kv, held: str):
+        assert await results(kv, call("kv.get", "k", ["s", "r"], caps=(held,))) == [None, False]
+
+    @pytest.mark.parametrize("held", ["", "kv:get", "kv:set:*", "kv:get:other", "kv[t]:*", "discord:*", "k*"])
+    async def test_capabilities_that_do_not(self, kv, held: str):
+        with pytest.raises(Forbidden) as refused:
+            await results(kv, call("kv.get", "k", ["s", "r"], caps=(held,)))
+        assert refused.value.detail == "KV operation `get` not allowed in this template context for key 'k'"
+
+    @pytest.mark.parametrize(
+        ("args", "text"),
+        [
+            (("k", []), "Unscoped operations are not allowed"),
+            (("k",), "Unscoped operations are not allowed"),
+            (("k", [str(i) for i in range(KV_SCOPES_MAX + 1)]), "Scopes length may be at most 10 long"),
+            (("k" * (KV_KEY_BYTES_MAX + 1), ["s"]), "Key length too long"),
+            ((1, ["s"]), "key must be a string"),
+            (("k", "s"), "scopes must be an array of strings"),
+            (("k", [1]), "scopes must be an array of strings"),
+        ],
+    )
+    async def test_bad_reads_say_what_is_wrong(self, kv, args: tuple, text: str):
+        with pytest.raises(PytwError) as refused:
+            await results(kv, call("kv.get", *args))
+        assert refused.value.detail == text
+
+    async def test_writes_need_scopes_and_a_bounded_value(self, kv):
+        with pytest.raises(RequestError, match="Setting keys without a scope is not allowed"):
+            await results(kv, call("kv.set", "k", 1, []))
+        with pytest.raises(LimitExceeded, match="Value length too long"):
+            await results(kv, call("kv.set", "k", "x" * KV_VALUE_BYTES_MAX, ["s"]))
+
+
+class TestDiscord:
+    @pytest.fixture
+    def world(self):
+        return MemoryDiscord({10: GUILD, 11: 6 << 22})
+
+    async def test_message_goes_to_a_channel_of_the_own_guild(self, world):
+        handlers = Discord(world).handlers()
+        (sent,) = await results(
+            handlers, call("discord.create_message", {"channel_id": "10", "data": {"content": "hi"}})
+        )
+        assert sent["content"] == "hi"
+        assert world.sent == [(10, {"content": "hi"})]
+
+    async def test_channel_of_another_guild_is_refused(self, world):
+        with pytest.raises(Forbidden, match="does not belong to this guild"):
+            await results(
+                Discord(world).handlers(), call("discord.create_message", {"channel_id": 11, "data": {"content": "x"}})
+            )
+        assert world.sent == []
+
+    async def test_unknown_channel_is_discords_error(self, world):
+        with pytest.raises(NotFound, match="Unknown Channel"):
+            await results(
+                Discord(world).handlers(), call("discord.create_message", {"channel_id": 1, "data": {"content": "x"}})
+            )
+
+    async def test_channel_is_asked_for_once_and_again_after_its_life(self, world):
+        now = [0.0]
+        handlers = Discord(world, clock=lambda: now[0]).handlers()
+        message = {"channel_id": "10", "data": {"content": "hi"}}
+        for _ in range(3):
+            await results(handlers, call("discord.create_message", message))
+        assert world.requests.count(("GET", "/channels/10")) == 1
+        now[0] = 1000.0
+        await results(handlers, call("discord.create_message", message))
+        assert world.requests.count(("GET", "/channels/10")) == 2
+
+    async def test_capability_is_the_method_and_no_wildcard(self, world):
+        handlers = Discord(world).handlers()
+        await results(handlers, call("discord.get_guild", caps=("discord:get_guild",)))
+        with pytest.raises(Forbidden, match="`get_guild` not allowed"):
+            await results(handlers, call("discord.get_guild", caps=("discord:*",)))
+
+    async def test_user_tenant_has_no_guild(self, world):
+        with pytest.raises(RequestError, match="not a guild"):
+            await results(Discord(world).handlers(), call("discord.get_guild", tenant=GUILD | USER_BIT))
+
+    @pytest.mark.parametrize("value", ["12", 12, 12.0])
+    def test_ids_are_strings_or_whole_numbers(self, value: object):
+        assert snowflake(value, "id") == 12
+
+    @pytest.mark.parametrize("value", ["", "x", "1/../2", 1.5, True, None, 0, -1, "٣", 1 << 70, "9" * 30])
+    def test_other_ids_are_refused(self, value: object):
+        with pytest.raises(RequestError):
+            snowflake(value, "id")
+
+    def test_empty_tables_in_list_places_are_lists(self):
+        assert checked_message({"content": "x", "embeds": {}, "allowed_mentions": {"parse": {}}}) == {
+            "content": "x",
+            "embeds": [],
+            "allowed_mentions": {"parse": []},
+        }
+
+    @pytest.mark.parametrize(
+        "data", [{}, {"content": ""}, {"content": 1}, {"content": "x" * 2001}, {"embeds": [{}] * 10}]
+    )
+    def test_bad_messages_are_refused_before_discord_hears_of_them(self, data: dict):
+        with pytest.raises(RequestError):
+            checked_message(data)
+
+
+class TestRuntime:
+    async def test_state_is_written_and_the_gate_told_before_the_answer(self):
+        db, told = MemoryDb(), []
+
+        async def changed(tenant: int) -> None:
+            told.append((tenant, db.states[tenant].events))
+
+        handlers = Runtime(db, changed).handlers()
+        await results(handlers, call("runtime.settenantstate", {"events": ["X"], "data": {"n": 1}}))
+        assert told == [(GUILD, {"X"})]
+        assert await results(handlers, call("runtime.gettenantstate")) == [
+            {"events": ["X"], "banned": False, "data": {"n": 1}}
+        ]
+
+    @pytest.mark.parametrize(
+        "state",
+        [
+            None,
+            {"events": ["X"]},
+            {"events": "X", "data": {}},
+            {"events": [1], "data": {}},
+            {"events": ["X"] * (TENANT_EVENTS_MAX + 1), "data": {}},
+            {"events": [], "data": 1},
+            {"events": [], "data": {"f": msgpack.ExtType(2, b"")}},
+        ],
+    )
+    async def test_bad_states_are_refused_and_change_nothing(self, state: object):
+        db = MemoryDb()
+
+        async def changed(tenant: int) -> None:
+            raise AssertionError
+
+        with pytest.raises(PytwError):
+            await results(Runtime(db, changed).handlers(), call("runtime.settenantstate", state))
+        assert db.states == {}
+
+    async def test_capability_is_needed(self):
+        with pytest.raises(Forbidden, match="runtime operation `gettenantstate` not allowed"):
+            await results(Runtime(MemoryDb(), None).handlers(), call("runtime.gettenantstate", caps=("kv:*",)))

@@ -1,0 +1,93 @@
+"""`Turns` and `WorkerDB`: a busy tenant delays itself only."""
+
+import asyncio
+
+import pytest
+
+from pytw.errors import Overloaded, StorageUnavailable
+from pytw.types import WorkerDb
+from pytw.worker.db import Turns, WorkerDB
+
+from .fakes import MemoryDb, until
+
+A, B, C = 1 << 22, 2 << 22, 3 << 22
+
+
+def test_worker_db_satisfies_the_protocol():
+    assert isinstance(WorkerDB(MemoryDb(), 8), WorkerDb)
+
+
+async def test_one_tenant_has_at_most_its_share_in_flight():
+    inner = MemoryDb()
+    inner.blocked[A] = asyncio.Event()
+    db = WorkerDB(inner, 8)
+    reads = [asyncio.create_task(db.kv_get(A, "k", ["s"])) for _ in range(30)]
+    await until(lambda: db.turns.waiting == 22, "the others to wait")
+    assert inner.in_flight[A] == 8
+    inner.blocked[A].set()
+    await asyncio.gather(*reads)
+    assert inner.in_flight_seen[A] == 8
+
+
+async def test_busy_tenant_does_not_delay_another():
+    inner = MemoryDb()
+    inner.blocked[A] = asyncio.Event()
+    db = WorkerDB(inner, 8)
+    reads = [asyncio.create_task(db.kv_get(A, "k", ["s"])) for _ in range(100)]
+    await asyncio.sleep(0)
+    async with asyncio.timeout(1):
+        assert await db.kv_get(B, "k", ["s"]) is None
+    inner.blocked[A].set()
+    await asyncio.gather(*reads)
+
+
+async def test_turns_go_round_over_tenants():
+    """Three tenants queue behind one place: each gets every third turn, whatever the order of asking."""
+    turns = Turns(per_tenant=1, total=1)
+    order = []
+
+    async def one(tenant: int) -> None:
+        async with turns.turn(tenant):
+            order.append(tenant)
+            await asyncio.sleep(0)
+
+    async with turns.turn(C):
+        tasks = [asyncio.create_task(one(tenant)) for tenant in (A, A, A, A, B, B, C)]
+        await until(lambda: turns.waiting == 7, "all to wait")
+    await asyncio.gather(*tasks)
+    assert order == [A, B, C, A, B, A, A]
+
+
+async def test_too_many_waiting_operations_of_a_tenant_are_refused():
+    turns = Turns(per_tenant=1, total=4, waiting_max=1)
+    async with turns.turn(A):
+        waiting = asyncio.create_task(turns.turn(A).__aenter__())
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded):
+            await turns.turn(A).__aenter__()
+        async with turns.turn(B):
+            pass
+    await waiting
+
+
+async def test_cancelled_waiter_gives_its_turn_to_the_next():
+    turns = Turns(per_tenant=1, total=1)
+    async with turns.turn(A):
+        first = asyncio.create_task(turns.turn(B).__aenter__())
+        second = asyncio.create_task(turns.turn(C).__aenter__())
+        await until(lambda: turns.waiting == 2, "both to wait")
+    first.cancel()
+    async with asyncio.timeout(1):
+        await second
+    assert turns.waiting == 0
+
+
+async def test_failed_operation_returns_its_turn():
+    inner = MemoryDb()
+    inner.failing = True
+    db = WorkerDB(inner, 1)
+    for _ in range(3):
+        with pytest.raises(StorageUnavailable):
+            await db.kv_get(A, "k", ["s"])
+    inner.failing = False
+    assert await db.kv_get(A, "k", ["s"]) is None

@@ -1,0 +1,141 @@
+"""`KeyExpiry`: at least once, never a key that was not handled, behind live events."""
+
+import asyncio
+
+import pytest
+
+from pytw.errors import StorageUnavailable
+from pytw.types import CreateEvent, Outcome
+from pytw.worker.filter import WorkerFilter
+from pytw.worker.keyexpiry import CLAIMED_MAX, POLL_MAX_S, KeyExpiry, KeyExpiryChannel
+
+from .fakes import MemoryDb, record, until
+
+A = 1 << 22
+
+
+class Listening:
+    """A gate that says what the test says."""
+
+    def __init__(self, *events: str) -> None:
+        self.events = events
+
+    def listens(self, tenant: int, event: str) -> bool:
+        return event in self.events
+
+
+class Runs:
+    """Runs events as `Background` does, with the outcomes that the test wants."""
+
+    def __init__(self, *outcomes: Outcome) -> None:
+        self.outcomes = list(outcomes)
+        self.ran: list[tuple[int, CreateEvent]] = []
+        self.gate: asyncio.Event | None = None
+
+    async def run(self, tenant: int, event: CreateEvent) -> Outcome:
+        self.ran.append((tenant, event))
+        if self.gate is not None:
+            await self.gate.wait()
+        return self.outcomes.pop(0) if self.outcomes else Outcome.OK
+
+
+class Clock:
+    """Sleeps that take no time until the test has seen enough of them."""
+
+    def __init__(self, steps: int = 8) -> None:
+        self.steps = steps
+        self.slept: list[float] = []
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        if len(self.slept) >= self.steps:
+            await asyncio.Event().wait()
+        await asyncio.sleep(0)
+
+
+def expiry(db: MemoryDb, runs: Runs, *events: str, clock: Clock | None = None, workers: int = 1) -> KeyExpiry:
+    channel = KeyExpiryChannel(db, WorkerFilter(0, workers), sleep=(clock or Clock()).sleep)
+    return KeyExpiry(channel, db, Listening(*(events or ("KeyExpiry",))), runs)
+
+
+async def test_handled_key_is_finished_with_the_version_that_was_claimed():
+    db, runs = MemoryDb(), Runs()
+    await expiry(db, runs).expire(A, record(A, "k", version=7))
+    assert db.finished == [(A, f"{A}-k", 7)]
+    (tenant, event) = runs.ran[0]
+    assert (tenant, event.name) == (A, "KeyExpiry")
+    assert event.payload == b'{"id":"%d-k","key":"k","scopes":["s"]}' % A
+
+
+@pytest.mark.parametrize(
+    "outcome", [Outcome.SCRIPT_ERROR, Outcome.TIMEOUT, Outcome.NOT_SUBSCRIBED, Outcome.BANNED, Outcome.SHED]
+)
+async def test_key_stays_if_no_handler_ran_well(outcome: Outcome):
+    db = MemoryDb()
+    await expiry(db, Runs(outcome)).expire(A, record(A, "k"))
+    assert db.finished == []
+
+
+async def test_scoped_names_are_heard_too_and_all_must_run_well():
+    db, runs = MemoryDb(), Runs(Outcome.OK, Outcome.SCRIPT_ERROR)
+    await expiry(db, runs, "KeyExpiry", "KeyExpiry[s]").expire(A, record(A, "k"))
+    assert [event.name for _, event in runs.ran] == ["KeyExpiry", "KeyExpiry[s]"]
+    assert db.finished == []
+
+
+async def test_no_more_keys_are_claimed_than_may_run():
+    db, runs = MemoryDb(), Runs()
+    runs.gate = asyncio.Event()
+    db.due = [(A, record(A, f"k{i}")) for i in range(CLAIMED_MAX + 4)]
+    running = asyncio.create_task(expiry(db, runs).run())
+    await until(lambda: len(runs.ran) == CLAIMED_MAX, "the first keys")
+    assert len(db.due) == 4
+    runs.gate.set()
+    await until(lambda: len(db.finished) == CLAIMED_MAX + 4, "all keys")
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_slow_handler_holds_up_no_other_key():
+    db, runs = MemoryDb(), Runs()
+    runs.gate = asyncio.Event()
+    db.due = [(A, record(A, "slow"))]
+    running = asyncio.create_task(expiry(db, runs, clock=Clock(1_000_000)).run())
+    await until(lambda: len(runs.ran) == 1, "the slow key")
+    runs.gate = None
+    db.due = [(A, record(A, "quick"))]
+    await until(lambda: len(db.finished) == 1, "the quick key")
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_failing_storage_is_asked_more_and_more_slowly():
+    db, clock = MemoryDb(), Clock()
+    db.failing = True
+    running = asyncio.create_task(expiry(db, Runs(), clock=clock).run())
+    await until(lambda: len(clock.slept) == 8, "the pauses")
+    assert clock.slept == sorted(clock.slept)
+    assert clock.slept[-1] == POLL_MAX_S
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_key_of_another_workers_tenant_is_left_alone():
+    db, clock = MemoryDb(), Clock()
+    db.due = [(A, record(A, "k"))]
+    runs = Runs()
+    running = asyncio.create_task(expiry(db, runs, clock=clock, workers=2).run())
+    await until(lambda: len(clock.slept) == 8, "the pauses")
+    assert runs.ran == []
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_failed_finish_is_no_end():
+    db = MemoryDb()
+
+    async def fails(*_: object) -> None:
+        raise StorageUnavailable("away")
+
+    db.finish_expired = fails
+    await expiry(db, Runs()).expire(A, record(A, "k"))
