@@ -21,6 +21,8 @@ build: $(BUILT)  ## compile what changed
 # --no-build-isolation: the build's tools are in .venv, so that a second build only compiles what changed.
 $(BUILT): $(SOURCES)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
+	@for tool in cargo cc c++; do command -v $$tool > /dev/null || \
+	  { echo "$$tool was not found: install Rust with rustup, and gcc and g++ (Debian: build-essential)" >&2; exit 1; }; done
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q --disable-pip-version-check $$(sed -n 's/^requires = \[\(.*\)\]/\1/p' pyproject.toml | tr -d '",')
 	$(BIN)/pip install -q --disable-pip-version-check --no-build-isolation -e '.[dev,bench,debug]'
