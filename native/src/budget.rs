@@ -1,0 +1,61 @@
+//! Memory of all VMs of an engine: who goes when there is too little of it.
+
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use crate::engine::Engine;
+use crate::limits::{BUDGET_TEXT, MEMORY_BUDGET};
+use crate::request::End;
+use crate::tenant::EVENTS;
+
+/// Under pressure that cannot be relieved, look again this much later.
+const PAUSE: Duration = Duration::from_millis(10);
+
+impl Engine {
+    /// After a turn: makes room if the VMs hold more than the budget.
+    pub fn relieve(&mut self) {
+        let budget = self.limits.memory_budget_bytes;
+        if budget > 0 && self.shared.stats.bytes.load(Ordering::Relaxed) > budget {
+            self.make_room(0);
+        }
+    }
+
+    /// Evicts idle VMs, the longest unused first; then replaces those over their fair share, the largest first; until
+    /// `wanted` bytes fit.
+    pub fn make_room(&mut self, wanted: usize) {
+        let now = Instant::now();
+        if now < self.relieve_at {
+            return;
+        }
+        self.relieve_at = now + PAUSE;
+        let goal = self.limits.memory_budget_bytes.saturating_sub(wanted);
+        let mut idle = Vec::new();
+        let mut busy = Vec::new();
+        for tenant in self.tenants.values().filter(|t| t.slots[EVENTS].vm.is_some()) {
+            let bytes = tenant.slots[EVENTS].bytes;
+            match tenant.is_idle() {
+                true => idle.push((tenant.used, tenant.key)),
+                false => busy.push((bytes, tenant.key)),
+            }
+        }
+        let fair = self.limits.memory_budget_bytes / (idle.len() + busy.len()).max(1);
+        idle.sort_unstable();
+        for (_, key) in idle {
+            if self.held() <= goal {
+                return;
+            }
+            self.evict(key);
+        }
+        busy.sort_unstable_by(|a, b| b.cmp(a));
+        for (bytes, key) in busy {
+            if self.held() <= goal || bytes <= fair {
+                return;
+            }
+            self.replace(key, EVENTS, Some(|| End::Limit(MEMORY_BUDGET, BUDGET_TEXT.into())), "", "");
+        }
+    }
+
+    fn held(&self) -> usize {
+        self.shared.stats.bytes.load(Ordering::Relaxed)
+    }
+}

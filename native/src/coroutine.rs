@@ -1,0 +1,187 @@
+//! `coroutine.resume`, `coroutine.wrap` and `coroutine.status`: as in Luau, but they break together with the thread they resume.
+//!
+//! A script that resumes a thread which then waits gets `true` back at once, and the scheduler resumes the thread
+//! itself when the answer is there.
+//!
+//! SAFETY, for the whole file: Luau calls these functions on the running thread of the current VM; what they raise
+//! unwinds past them while they own nothing.
+
+use std::ffi::c_int;
+
+use mlua::ffi::{self, lua_State};
+
+use crate::scheduler::{raise, set, vm};
+use crate::thread::{forget_wait, is_ended};
+
+enum Resumed {
+    Values(c_int),
+    Error,
+    Broken,
+}
+
+/// Resumes `co` with `nargs` values from the top of `state`; results end on `state`.
+unsafe fn resume_inner(state: *mut lua_State, co: *mut lua_State, nargs: c_int) -> Resumed {
+    unsafe {
+        let status = if is_ended(co) { ffi::LUA_COFIN } else { ffi::lua_costatus(state, co) };
+        if status != ffi::LUA_COSUS {
+            let text = match status {
+                ffi::LUA_CORUN => c"cannot resume running coroutine",
+                ffi::LUA_CONOR => c"cannot resume normal coroutine",
+                _ => c"cannot resume dead coroutine",
+            };
+            ffi::lua_pushstring_(state, text.as_ptr());
+            return Resumed::Error;
+        }
+        if ffi::lua_checkstack(co, nargs + 1) == 0 {
+            raise(state, c"too many arguments to resume");
+        }
+        forget_wait(co);
+        ffi::lua_xmove(state, co, nargs);
+        let fixed = ffi::lua_isyieldable(state) == 0;
+        let vm = vm();
+        vm.unbreakable.set(vm.unbreakable.get() + u32::from(fixed));
+        let status = ffi::lua_resume_(co, state, nargs);
+        vm.unbreakable.set(vm.unbreakable.get() - u32::from(fixed));
+        take_results(state, co, status)
+    }
+}
+
+unsafe fn take_results(state: *mut lua_State, co: *mut lua_State, status: c_int) -> Resumed {
+    unsafe {
+        match status {
+            ffi::LUA_OK | ffi::LUA_YIELD => {
+                let n = ffi::lua_gettop(co);
+                if ffi::lua_checkstack(state, n + 2) == 0 {
+                    raise(state, c"too many results to resume");
+                }
+                ffi::lua_xmove(co, state, n);
+                Resumed::Values(n)
+            }
+            ffi::LUA_BREAK => {
+                vm().breaking.borrow_mut().push(state);
+                Resumed::Broken
+            }
+            _ => {
+                // Out of memory in there is out of memory here, whoever takes the error.
+                vm().note_status(status);
+                ffi::lua_rawcheckstack(state, 4);
+                ffi::lua_xmove(co, state, 1);
+                Resumed::Error
+            }
+        }
+    }
+}
+
+unsafe fn finish_resume(state: *mut lua_State, done: Resumed) -> c_int {
+    unsafe {
+        match done {
+            Resumed::Values(n) => {
+                ffi::lua_pushboolean(state, 1);
+                ffi::lua_insert(state, -(n + 1));
+                n + 1
+            }
+            Resumed::Error => {
+                ffi::lua_pushboolean(state, 0);
+                ffi::lua_insert(state, -2);
+                2
+            }
+            Resumed::Broken => ffi::lua_break(state),
+        }
+    }
+}
+
+unsafe fn finish_wrap(state: *mut lua_State, done: Resumed) -> c_int {
+    unsafe {
+        match done {
+            Resumed::Values(n) => n,
+            Resumed::Error => {
+                if ffi::lua_type(state, -1) == ffi::LUA_TSTRING {
+                    ffi::luaL_where(state, 1);
+                    ffi::lua_insert(state, -2);
+                    ffi::lua_concat(state, 2);
+                }
+                ffi::lua_error(state)
+            }
+            Resumed::Broken => ffi::lua_break(state),
+        }
+    }
+}
+
+pub unsafe fn thread_arg(state: *mut lua_State, index: c_int) -> *mut lua_State {
+    unsafe {
+        let co = ffi::lua_tothread(state, index);
+        if co.is_null() {
+            ffi::luaL_typeerror(state, index, c"thread".as_ptr());
+        }
+        co
+    }
+}
+
+unsafe extern "C-unwind" fn co_resume(state: *mut lua_State) -> c_int {
+    unsafe {
+        let co = thread_arg(state, 1);
+        let done = resume_inner(state, co, ffi::lua_gettop(state) - 1);
+        finish_resume(state, done)
+    }
+}
+
+unsafe extern "C-unwind" fn co_resume_cont(state: *mut lua_State, _status: c_int) -> c_int {
+    unsafe {
+        let co = ffi::lua_tothread(state, 1);
+        let done = take_results(state, co, ffi::lua_status(co));
+        finish_resume(state, done)
+    }
+}
+
+unsafe extern "C-unwind" fn co_wrap(state: *mut lua_State) -> c_int {
+    unsafe {
+        ffi::luaL_checktype(state, 1, ffi::LUA_TFUNCTION);
+        let co = ffi::lua_newthread(state);
+        ffi::lua_xpush(state, co, 1);
+        ffi::lua_pushcclosurek(state, co_wrapped, c"wrap".as_ptr(), 1, Some(co_wrapped_cont));
+        1
+    }
+}
+
+unsafe extern "C-unwind" fn co_wrapped(state: *mut lua_State) -> c_int {
+    unsafe {
+        let co = ffi::lua_tothread(state, ffi::lua_upvalueindex(1));
+        let done = resume_inner(state, co, ffi::lua_gettop(state));
+        finish_wrap(state, done)
+    }
+}
+
+unsafe extern "C-unwind" fn co_wrapped_cont(state: *mut lua_State, _status: c_int) -> c_int {
+    unsafe {
+        let co = ffi::lua_tothread(state, ffi::lua_upvalueindex(1));
+        let done = take_results(state, co, ffi::lua_status(co));
+        finish_wrap(state, done)
+    }
+}
+
+/// As in Luau; a thread that the scheduler has ended is dead.
+unsafe extern "C-unwind" fn co_status(state: *mut lua_State) -> c_int {
+    unsafe {
+        let co = thread_arg(state, 1);
+        let text = match ffi::lua_costatus(state, co) {
+            _ if is_ended(co) => c"dead",
+            ffi::LUA_CORUN => c"running",
+            ffi::LUA_COSUS => c"suspended",
+            ffi::LUA_CONOR => c"normal",
+            _ => c"dead",
+        };
+        ffi::lua_pushstring_(state, text.as_ptr());
+        1
+    }
+}
+
+/// Adds them to the `coroutine` library, before it is sealed.
+pub unsafe fn install(state: *mut lua_State) {
+    unsafe {
+        ffi::lua_getglobal(state, c"coroutine".as_ptr());
+        set(state, c"resume", co_resume, Some(co_resume_cont));
+        set(state, c"wrap", co_wrap, None);
+        set(state, c"status", co_status, None);
+        ffi::lua_settop(state, -2);
+    }
+}

@@ -1,0 +1,20 @@
+//! The text of an error value.
+
+use std::ffi::c_int;
+
+use mlua::ffi::{self, lua_State};
+
+use crate::json::bytes_at;
+
+pub unsafe fn text_of(state: *mut lua_State, index: c_int) -> String {
+    // SAFETY: by the caller, a live state; nothing here allocates in Luau, as the value is converted only if it is text.
+    unsafe {
+        match ffi::lua_type(state, index) {
+            ffi::LUA_TSTRING => String::from_utf8_lossy(bytes_at(state, index)).into_owned(),
+            other => {
+                let name = std::ffi::CStr::from_ptr(ffi::lua_typename(state, other));
+                format!("error object is a {}", name.to_string_lossy())
+            }
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! What a tenant may use, and the names under which a breach is reported.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::program::Template;
+
+/// The options of one engine; `_native.pyi` says what each means.
+pub struct Limits {
+    pub vm_memory_bytes: usize,
+    pub cpu_bucket: Duration,
+    pub cpu_refill_percent: u32,
+    pub unbreakable: Duration,
+    pub slice_ms: u32,
+    pub threads_max: usize,
+    pub timers_max: usize,
+    pub queue_events_max: usize,
+    pub host_calls_max: usize,
+    pub log_bytes_per_s: u64,
+    pub error_bytes_max: usize,
+    pub idle_evict: Duration,
+    pub memory_budget_bytes: usize,
+    pub builtins: Option<Arc<Template>>,
+    pub debug: bool,
+    pub test_hooks: bool,
+}
+
+pub const CPU: &str = "cpu";
+pub const MEMORY: &str = "memory";
+pub const UNBREAKABLE: &str = "unbreakable";
+pub const QUEUE: &str = "queue";
+pub const MEMORY_BUDGET: &str = "memory_budget";
+
+pub const CPU_TEXT: &str = "CPU limit exceeded";
+pub const MEMORY_TEXT: &str = "memory limit exceeded; the VM was replaced";
+pub const BUDGET_TEXT: &str = "the worker is short of memory; the VM was replaced";
+pub const UNBREAKABLE_TEXT: &str = "a metamethod or callback ran too long";
+
+/// What the end of a text that was cut says.
+const CUT: &str = "... (cut)";
+
+/// At most `bytes_max` bytes of `text`, cut between two characters and marked.
+pub fn cut(mut text: String, bytes_max: usize) -> String {
+    if text.len() <= bytes_max {
+        return text;
+    }
+    let mut end = bytes_max.saturating_sub(CUT.len());
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text.truncate(end);
+    text.push_str(CUT);
+    text
+}
+
+/// Bytes of log text that a tenant may still write: filled at a steady rate, one second's worth at most.
+pub struct LogBudget {
+    left: f64,
+    at: std::time::Instant,
+}
+
+impl LogBudget {
+    pub fn new(bytes_per_s: u64) -> Self {
+        LogBudget { left: bytes_per_s as f64, at: std::time::Instant::now() }
+    }
+
+    /// Whether `bytes` more may be written now.
+    pub fn take(&mut self, bytes: usize, bytes_per_s: u64) -> bool {
+        let now = std::time::Instant::now();
+        let rate = bytes_per_s as f64;
+        self.left = (self.left + now.duration_since(self.at).as_secs_f64() * rate).min(rate);
+        self.at = now;
+        let enough = self.left >= bytes as f64;
+        if enough {
+            self.left -= bytes as f64;
+        }
+        enough
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::cut;
+
+    #[test]
+    fn a_text_is_cut_between_characters() {
+        assert_eq!(cut("short".into(), 10), "short");
+        let text = cut("é".repeat(20), 20);
+        assert!(text.len() <= 20 && text.ends_with("(cut)"));
+    }
+}

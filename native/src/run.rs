@@ -1,0 +1,387 @@
+//! How a request's templates start, go on and end.
+//!
+//! SAFETY, for the whole file: as in `vm.rs`.
+
+use std::ptr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use mlua::ffi::{self, lua_State};
+
+use crate::context::EventInfo;
+use crate::limits::{self, cut};
+use crate::origin::Origin;
+use crate::program::Template;
+use crate::request::{self, Answer, Arrival, CANCELLED, End, LIMIT_EXCEEDED, Request, TIMEOUT, What};
+use crate::shared::Stats;
+use crate::thread::{Run, Task, ThreadRef, is_ended, set_ended, set_origin};
+use crate::vm::{Main, Vm};
+use crate::{check, errors, value};
+
+impl Vm {
+    // ---- start ---------------------------------------------------------------------------------------
+
+    /// Starts each template of a request; each runs until it first waits or is preempted.
+    pub fn start(&self, arrival: Box<Arrival>) {
+        let id = arrival.id;
+        self.set_running(id);
+        let templates = arrival.templates(self.limits.builtins.as_ref());
+        let (event, deadline) = (arrival.event.clone(), arrival.deadline);
+        let source = if let What::Script(_, source) = &arrival.what { Some(source.clone()) } else { None };
+        let mut request = Request::new(arrival, templates.clone());
+        if deadline <= Instant::now() {
+            for part in &mut request.parts {
+                part.end = Some(End::Timeout);
+            }
+            return self.send_answer(id, request.answer());
+        }
+        if self.deadline.get().is_none_or(|known| deadline < known) {
+            self.deadline.set(Some(deadline));
+        }
+        self.requests.borrow_mut().insert(id, request);
+        for (part, template) in templates.iter().enumerate() {
+            self.start_part(id, part, template, &event, source.as_deref());
+        }
+    }
+
+    fn start_part(&self, request: u64, part: usize, template: &Arc<Template>, event: &EventInfo, source: Option<&[u8]>) {
+        if self.kill.get() {
+            return self.end_part(request, part, End::Limit(limits::CPU, limits::CPU_TEXT.into()));
+        }
+        let held = match self.isolate(template) {
+            Ok(held) => held,
+            Err(status) => return self.end_part(request, part, self.failure(status)),
+        };
+        let Some(origin) = self.origins.borrow_mut().add(Origin { request, held: held.clone() }) else {
+            return self.end_part(request, part, End::Error("too many threads of earlier events are alive".into()));
+        };
+        let (mut refs, mut nargs) = (None, 0);
+        // SAFETY: inside `protect`. The registry holds the new thread before anything else can fail.
+        let status = self.protect(&mut |state| unsafe {
+            let co = ffi::lua_newthread(state);
+            set_origin(co, origin);
+            self.origins.borrow_mut().joined(origin);
+            refs = Some((ThreadRef::at(state, -1, co), ThreadRef::at(state, -1, co)));
+            nargs = match source {
+                Some(source) => held.isolate.push_script_call(state, co, &template.name, source, event),
+                None if self.is_check => held.isolate.push_check_call(state, co),
+                None => held.isolate.push_event_call(state, co, event),
+            };
+            0
+        });
+        let Some((owed, root)) = refs else {
+            // Either no thread was made, or it is collected later and gives the origin back itself.
+            return self.end_part(request, part, self.failure(status));
+        };
+        if status != ffi::LUA_OK {
+            // SAFETY: the thread has not run.
+            unsafe {
+                owed.release(self.main);
+                root.release(self.main);
+            }
+            return self.end_part(request, part, self.failure(status));
+        }
+        let co = root.state;
+        if let Some(p) = self.requests.borrow_mut().get_mut(&request).and_then(|r| r.parts.get_mut(part)) {
+            p.main = co;
+        }
+        self.mains.borrow_mut().insert(co, Main { request, part, held: owed });
+        // SAFETY: a fresh thread with its function and arguments on its stack.
+        let status = unsafe { ffi::lua_resume_(co, ptr::null_mut(), nargs) };
+        self.after_resume(Run::new(root), status);
+    }
+
+    /// What a step that failed in `protect` means for its part.
+    fn failure(&self, status: i32) -> End {
+        let text = self.take_text();
+        match status {
+            ffi::LUA_ERRMEM => End::Limit(limits::MEMORY, limits::MEMORY_TEXT.into()),
+            _ => End::Error(text),
+        }
+    }
+
+    // ---- go on ---------------------------------------------------------------------------------------
+
+    pub fn go_on(&self, run: Run) {
+        // SAFETY: the run keeps its threads.
+        unsafe {
+            if run.threads().any(|co| is_ended(co)) {
+                return self.drop_run(run, None);
+            }
+            self.set_running(self.origin(run.root.state).map_or(0, |origin| origin.request));
+            let status = ffi::lua_resume_(run.innermost(), ptr::null_mut(), 0);
+            self.after_resume(run, status);
+        }
+    }
+
+    /// What follows a resume: queue again, pass results up, answer the event, or end the thread.
+    /// Allocates nothing in Luau outside a protected call.
+    pub fn after_resume(&self, mut run: Run, status: i32) {
+        let co = run.innermost();
+        if status == ffi::LUA_BREAK {
+            Stats::add(&self.shared.stats.preempted, 1);
+            // The outermost of them is `co`, which the run has already.
+            run.nested.extend(self.breaking.take().into_iter().rev().skip(1));
+            if self.kill.get() {
+                return self.drop_run(run, Some(limits::CPU_TEXT));
+            }
+            return self.ready.borrow_mut().push_back(Task::Continue(run));
+        }
+        if run.nested.pop().is_some() {
+            // Its resumer takes the results from its stack.
+            return self.ready.borrow_mut().push_front(Task::Continue(run));
+        }
+        // SAFETY: the run keeps the thread.
+        unsafe {
+            if status == ffi::LUA_YIELD {
+                // Nobody takes values that a thread yields to the scheduler.
+                ffi::lua_settop(co, 0);
+            } else {
+                self.note_status(status);
+                self.finish(co, status);
+            }
+            run.root.release(self.main);
+        }
+    }
+
+    /// Ends a run that was preempted: no script code runs in it again. A reason is reported.
+    pub fn drop_run(&self, run: Run, reason: Option<&str>) {
+        let mut reported = false;
+        for co in run.threads() {
+            // SAFETY: the run keeps the thread.
+            unsafe { set_ended(co) };
+            if let Some((request, part)) = self.take_main(co) {
+                reported = true;
+                self.end_part(request, part, End::Limit(limits::CPU, limits::CPU_TEXT.into()));
+            }
+        }
+        // SAFETY: as above.
+        unsafe {
+            if let Some(reason) = reason
+                && !reported
+                && let Some(origin) = self.origin(run.root.state)
+            {
+                self.end_part_of(&origin);
+                self.log(origin.request, &origin.held.template.name, "error", format!("a thread was stopped: {reason}"));
+            }
+            run.root.release(self.main);
+        }
+    }
+
+    /// A thread that an event spawned used up the tenant's CPU time: that costs the event as well, which would
+    /// often wait for the thread in vain.
+    fn end_part_of(&self, origin: &Origin) {
+        let open = self.requests.borrow().get(&origin.request).and_then(|request| {
+            let this = |p: &crate::request::Part| p.end.is_none() && Arc::ptr_eq(&p.template, &origin.held.template);
+            request.parts.iter().position(this).map(|part| (part, request.parts[part].main))
+        });
+        if let Some((part, main)) = open {
+            self.take_main_of(main);
+            self.end_part(origin.request, part, End::Limit(limits::CPU, limits::CPU_TEXT.into()));
+        }
+    }
+
+    // ---- end -----------------------------------------------------------------------------------------
+
+    pub fn take_main(&self, co: *mut lua_State) -> Option<(u64, usize)> {
+        let main = self.mains.borrow_mut().remove(&co)?;
+        // SAFETY: the reference's own slot.
+        unsafe { main.held.release(self.main) };
+        Some((main.request, main.part))
+    }
+
+    /// A thread ended: answer its part, or log what went wrong.
+    unsafe fn finish(&self, co: *mut lua_State, status: i32) {
+        // SAFETY: by the caller, `co` is a thread that has just ended.
+        unsafe {
+            let Some((request, part)) = self.take_main(co) else {
+                if status != ffi::LUA_OK {
+                    let (request, name) = self.origin(co).map_or((0, String::new()), |o| (o.request, o.held.template.name.to_string()));
+                    self.log(request, &name, "error", errors::text_of(co, -1));
+                } else {
+                    // Results left on the stack would make the ended thread look suspended.
+                    ffi::lua_settop(co, 0);
+                }
+                return;
+            };
+            let end = match status {
+                _ if self.kill.get() => End::Limit(limits::CPU, limits::CPU_TEXT.into()),
+                ffi::LUA_OK => self.result(co),
+                ffi::LUA_ERRMEM => End::Limit(limits::MEMORY, limits::MEMORY_TEXT.into()),
+                _ => {
+                    let text = errors::text_of(co, -1);
+                    match self.capped.get() && text.contains(limits::UNBREAKABLE_TEXT) {
+                        true => End::Limit(limits::UNBREAKABLE, text),
+                        false => End::Error(text),
+                    }
+                }
+            };
+            self.end_part(request, part, end);
+        }
+    }
+
+    /// Encodes what a main thread returned.
+    unsafe fn result(&self, co: *mut lua_State) -> End {
+        let mut out = Vec::new();
+        let mut complaint = None;
+        // SAFETY: inside `protect`; the thread has ended and keeps its results on its stack.
+        let status = self.protect(&mut |state| unsafe {
+            ffi::lua_settop(co, 1);
+            ffi::lua_xmove(co, state, 1);
+            complaint = match self.is_check {
+                true => check::encode_keys(state, 1, &mut out).err(),
+                false => value::encode(state, 1, &mut out).err(),
+            };
+            0
+        });
+        match (status, complaint) {
+            (ffi::LUA_OK, None) => End::Ok(out),
+            (ffi::LUA_OK, Some(text)) => End::Error(text),
+            _ => self.failure(status),
+        }
+    }
+
+    pub fn end_part(&self, id: u64, part: usize, end: End) {
+        let bytes_max = self.limits.error_bytes_max;
+        let mut requests = self.requests.borrow_mut();
+        let Some(request) = requests.get_mut(&id) else {
+            return;
+        };
+        let Some(part) = request.parts.get_mut(part) else {
+            return;
+        };
+        if part.end.is_some() {
+            return;
+        }
+        part.end = Some(match end {
+            End::Error(text) => End::Error(cut(text, bytes_max)),
+            End::Limit(name, text) => End::Limit(name, cut(text, bytes_max)),
+            end => end,
+        });
+        part.main = ptr::null_mut();
+        request.left -= 1;
+        if request.left == 0
+            && let Some(mut request) = requests.remove(&id)
+        {
+            drop(requests);
+            if self.running.get() == id {
+                request.cpu += self.since_mark();
+            }
+            self.send_answer(id, request.answer());
+        }
+    }
+
+    /// Ends what has no end yet of a request, and its main threads; threads that it spawned live on.
+    pub fn end_request(&self, id: u64, end: fn() -> End) {
+        let open: Vec<_> = match self.requests.borrow().get(&id) {
+            Some(r) => r.parts.iter().enumerate().filter(|(_, p)| p.end.is_none()).map(|(i, p)| (i, p.main)).collect(),
+            None => return,
+        };
+        for (part, main) in open {
+            if self.take_main_of(main) {
+                // SAFETY: alive until now, and whoever holds it further may look at its data.
+                unsafe { set_ended(main) };
+            }
+            self.end_part(id, part, end());
+        }
+        self.forget_ended();
+    }
+
+    fn take_main_of(&self, main: *mut lua_State) -> bool {
+        let Some(found) = self.mains.borrow_mut().remove(&main) else {
+            return false;
+        };
+        // SAFETY: the thread is alive until its slot is given back, and marked before that.
+        unsafe {
+            set_ended(main);
+            found.held.release(self.main);
+        }
+        true
+    }
+
+    /// Ends the requests whose deadline has passed, and finds the next one.
+    pub fn expire(&self, now: Instant) {
+        if self.deadline.get().is_none_or(|at| at > now) {
+            return;
+        }
+        let due: Vec<u64> = self.requests.borrow().iter().filter(|(_, r)| r.arrival.deadline <= now).map(|(id, _)| *id).collect();
+        for id in due {
+            self.end_request(id, || End::Timeout);
+        }
+        let queued = self.queued_deadline();
+        let running = self.requests.borrow().values().map(|r| r.arrival.deadline).min();
+        self.deadline.set(queued.into_iter().chain(running).min());
+        self.drop_late(now);
+    }
+
+    fn queued_deadline(&self) -> Option<Instant> {
+        self.ready.borrow().iter().filter_map(|task| if let Task::Start(a) = task { Some(a.deadline) } else { None }).min()
+    }
+
+    /// Answers queued requests whose deadline has passed before their start.
+    fn drop_late(&self, now: Instant) {
+        let late = |task: &Task| matches!(task, Task::Start(a) if a.deadline <= now);
+        if self.ready.borrow().iter().any(late) {
+            let (late, kept): (Vec<_>, Vec<_>) = self.ready.take().into_iter().partition(late);
+            self.ready.replace(kept.into());
+            self.refuse(late, TIMEOUT, None);
+        }
+    }
+
+    fn refuse(&self, tasks: Vec<Task>, outcome: u8, limit: Option<&'static str>) {
+        for task in tasks {
+            if let Task::Start(arrival) = task {
+                self.send_answer(arrival.id, request::refused(&arrival, outcome, limit));
+            }
+        }
+    }
+
+    /// Gives up a request that runs or is queued, if this VM has it.
+    pub fn cancel(&self, id: u64) -> bool {
+        if self.requests.borrow().contains_key(&id) {
+            self.end_request(id, || End::Cancelled(None));
+            return true;
+        }
+        let this = |task: &Task| matches!(task, Task::Start(a) if a.id == id);
+        if !self.ready.borrow().iter().any(this) {
+            return false;
+        }
+        let (found, kept): (Vec<_>, Vec<_>) = self.ready.take().into_iter().partition(this);
+        self.ready.replace(kept.into());
+        self.refuse(found, CANCELLED, None);
+        true
+    }
+
+    /// The tenant has no CPU time: what would start is refused, what was preempted is dropped, what waits goes on
+    /// waiting.
+    pub fn starve(&self) {
+        let tasks = self.ready.take();
+        let mut kept = std::collections::VecDeque::new();
+        for task in tasks {
+            match task {
+                Task::Start(_) => self.refuse(vec![task], LIMIT_EXCEEDED, Some(limits::CPU)),
+                Task::Continue(run) => self.drop_run(run, Some(limits::CPU_TEXT)),
+                wake => kept.push_back(wake),
+            }
+        }
+        self.ready.replace(kept);
+    }
+
+    /// Before the VM goes away: ends every request that has started with `end`, or with a failure if there is none.
+    /// Gives back those that have not started.
+    pub fn give_up(&self, end: Option<fn() -> End>, code: &str, text: &str) -> Vec<Box<Arrival>> {
+        for (id, mut request) in self.requests.take() {
+            let answer = match end {
+                Some(end) => {
+                    for part in request.parts.iter_mut().filter(|part| part.end.is_none()) {
+                        part.end = Some(end());
+                    }
+                    request.answer()
+                }
+                None => Answer::Failed(crate::pack::failure(code, text, None)),
+            };
+            self.send_answer(id, answer);
+        }
+        self.ready.take().into_iter().filter_map(|task| if let Task::Start(arrival) = task { Some(arrival) } else { None }).collect()
+    }
+}

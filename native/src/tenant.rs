@@ -1,0 +1,160 @@
+//! What an engine knows about a tenant; outlives its VMs.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use crate::bucket::Bucket;
+use crate::program::Program;
+use crate::reaper;
+use crate::request::{Answer, Arrival, End, refused};
+use crate::shared::{Out, OutKind, Shared, Stats};
+use crate::thread::Task;
+use crate::turns::Place;
+use crate::vm::Vm;
+
+/// A tenant's VM for its events, or the one in which a template is checked.
+#[derive(Default)]
+pub struct Slot {
+    pub vm: Option<Box<Vm>>,
+    /// Requests that found no VM: it is made in the tenant's own turn.
+    pub arrived: VecDeque<Box<Arrival>>,
+    /// What the VM held at the end of its last slice.
+    pub bytes: usize,
+}
+
+pub const EVENTS: usize = 0;
+pub const CHECKS: usize = 1;
+
+pub struct Tenant {
+    pub key: u64,
+    pub slots: [Slot; 2],
+    /// The slot that ran last: the other one is next.
+    pub last: usize,
+    pub program: Option<Arc<Program>>,
+    /// Requests that have no answer yet.
+    pub open: usize,
+    pub place: Place,
+    pub bucket: Bucket,
+    /// The engine looks at this tenant at this time, or sooner.
+    pub alarm: Option<Instant>,
+    pub used: Instant,
+}
+
+impl Slot {
+    pub fn has_work(&self) -> bool {
+        !self.arrived.is_empty() || self.vm.as_ref().is_some_and(|vm| !vm.ready.borrow().is_empty())
+    }
+
+    /// Notes how much the VM holds now, here and in the engine's sum.
+    pub fn weigh(&mut self, shared: &Shared) {
+        let bytes = self.vm.as_ref().map_or(0, |vm| vm.used_bytes());
+        let sum = shared.stats.bytes.load(Ordering::Relaxed) + bytes - self.bytes;
+        shared.stats.bytes.store(sum, Ordering::Relaxed);
+        self.bytes = bytes;
+    }
+
+    /// Takes the VM away to be closed. Its requests end with `end`, or with a failure; those that have not
+    /// started wait for the next VM.
+    pub fn replace(&mut self, shared: &Shared, end: Option<fn() -> End>, code: &str, text: &str) -> Vec<u64> {
+        let Some(vm) = self.vm.take() else {
+            return Vec::new();
+        };
+        for arrival in vm.give_up(end, code, text).into_iter().rev() {
+            self.arrived.push_front(arrival);
+        }
+        let calls = vm.calls.borrow().keys().copied().collect();
+        reaper::bury(vm);
+        self.weigh(shared);
+        calls
+    }
+}
+
+impl Tenant {
+    pub fn new(key: u64, place: Place, bucket: Bucket) -> Self {
+        Tenant { key, slots: Default::default(), last: CHECKS, program: None, open: 0, place, bucket, alarm: None, used: Instant::now() }
+    }
+
+    pub fn has_work(&self) -> bool {
+        self.slots.iter().any(Slot::has_work)
+    }
+
+    /// The slot whose turn it is.
+    pub fn next_slot(&self) -> Option<usize> {
+        let other = 1 - self.last;
+        [other, self.last].into_iter().find(|&slot| self.slots[slot].has_work())
+    }
+
+    pub fn queue(&mut self, slot: usize, arrival: Box<Arrival>) {
+        self.open += 1;
+        let slot = &mut self.slots[slot];
+        match &slot.vm {
+            // A check's VM is made anew for each check.
+            Some(vm) if !arrival.is_check() => vm.ready.borrow_mut().push_back(Task::Start(arrival)),
+            _ => slot.arrived.push_back(arrival),
+        }
+    }
+
+    /// Answers everything that has not started and matches.
+    pub fn refuse_arrived(&mut self, shared: &Shared, slot: usize, which: impl Fn(&Arrival) -> bool, answer: impl Fn(&Arrival) -> Answer) {
+        let (gone, kept): (VecDeque<_>, _) = std::mem::take(&mut self.slots[slot].arrived).into_iter().partition(|a| which(a));
+        self.slots[slot].arrived = kept;
+        for arrival in gone {
+            self.open -= 1;
+            push_answer(shared, self.key, arrival.id, answer(&arrival));
+        }
+    }
+
+    pub fn refuse_all_arrived(&mut self, shared: &Shared, slot: usize, outcome: u8, limit: Option<&'static str>) {
+        self.refuse_arrived(shared, slot, |_| true, |arrival| refused(arrival, outcome, limit));
+    }
+
+    /// Counts the answers that the VMs have given.
+    pub fn count_finished(&mut self) {
+        for slot in &self.slots {
+            if let Some(vm) = &slot.vm {
+                self.open = self.open.saturating_sub(vm.finished.take());
+            }
+        }
+    }
+
+    /// Something still runs or waits for this tenant.
+    pub fn is_idle(&self) -> bool {
+        !self.has_work() && self.slots.iter().filter_map(|slot| slot.vm.as_ref()).all(|vm| vm.is_idle())
+    }
+
+    /// The next time at which something is due.
+    pub fn due(&self, idle_evict: std::time::Duration) -> Option<Instant> {
+        let mut due = None;
+        let mut sooner = |at: Option<Instant>| due = due.into_iter().chain(at).min();
+        for slot in &self.slots {
+            sooner(slot.arrived.iter().map(|a| a.deadline).min());
+            if let Some(vm) = &slot.vm {
+                sooner(vm.timers.borrow().peek().map(|t| t.at));
+                sooner(vm.deadline.get());
+                sooner(Some(self.used + idle_evict));
+            }
+        }
+        if self.has_work() {
+            sooner(self.bucket.opens());
+        }
+        due
+    }
+}
+
+pub fn push_answer(shared: &Shared, tenant: u64, request: u64, answer: Answer) {
+    let (kind, payload) = match answer {
+        Answer::Result(payload) => (OutKind::Result, payload),
+        Answer::Failed(payload) => (OutKind::Failed, payload),
+    };
+    shared.push(Out { kind, tenant, id: request, payload });
+}
+
+/// Refuses a request before it reached a tenant's queue.
+pub fn shed(shared: &Shared, tenant: u64, arrival: &Arrival, outcome: u8, limit: Option<&'static str>) {
+    if limit.is_some() {
+        Stats::add(&shared.stats.shed, 1);
+    }
+    push_answer(shared, tenant, arrival.id, refused(arrival, outcome, limit));
+}

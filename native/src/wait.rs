@@ -1,0 +1,208 @@
+//! What a VM's threads wait for: timers, host calls, their turn.
+//!
+//! SAFETY, for the whole file: as in `vm.rs`.
+
+use std::time::{Duration, Instant};
+
+use mlua::ffi::{self, lua_State};
+
+use crate::shared::OutKind;
+use crate::thread::{Task, ThreadRef, Timer, Value, is_ended, set_wait, wait_of};
+use crate::vm::Vm;
+
+/// A host call that has no answer yet.
+pub struct Call {
+    pub thread: ThreadRef,
+    pub wait: u64,
+}
+
+impl Vm {
+    fn next_wait(&self) -> u64 {
+        self.wait_seq.set(self.wait_seq.get() + 1);
+        self.wait_seq.get()
+    }
+
+    /// Why no further thread may wait, if so. Ask before making a `ThreadRef`.
+    pub fn cannot_wait(&self, timer: bool) -> Option<&'static std::ffi::CStr> {
+        if self.waiting.get() >= self.limits.threads_max {
+            return Some(c"too many threads are waiting");
+        }
+        if timer && self.timers.borrow().len() >= self.limits.timers_max {
+            return Some(c"too many timers");
+        }
+        None
+    }
+
+    fn begin_wait(&self, thread: &ThreadRef) -> u64 {
+        let wait = self.next_wait();
+        // SAFETY: the reference keeps the thread.
+        unsafe { set_wait(thread.state, wait) };
+        self.waiting.set(self.waiting.get() + 1);
+        wait
+    }
+
+    pub fn start_timer(&self, thread: ThreadRef, after: Duration, value: Value) {
+        let wait = self.begin_wait(&thread);
+        let at = Instant::now() + after;
+        self.timers.borrow_mut().push(Timer { at, thread, wait, value });
+    }
+
+    pub fn queue_wait(&self, thread: ThreadRef, value: Value) {
+        let wait = self.begin_wait(&thread);
+        self.ready.borrow_mut().push_back(Task::Wake { thread, wait, value });
+    }
+
+    pub fn fire_timers(&self, now: Instant) {
+        let mut timers = self.timers.borrow_mut();
+        while timers.peek().is_some_and(|t| t.at <= now) {
+            let Some(t) = timers.pop() else { break };
+            self.ready.borrow_mut().push_back(Task::Wake { thread: t.thread, wait: t.wait, value: t.value });
+        }
+    }
+
+    // ---- host calls -----------------------------------------------------------------------------------
+
+    /// Sends a host call, or keeps it until fewer are in flight. Its id is unique in the engine.
+    pub fn wait_for_call(&self, thread: ThreadRef, payload: Vec<u8>) {
+        let wait = self.begin_wait(&thread);
+        let call = self.shared.next_call.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        self.calls.borrow_mut().insert(call, Call { thread, wait });
+        if self.calls_running.get() >= self.limits.host_calls_max {
+            return self.calls_waiting.borrow_mut().push_back((call, payload));
+        }
+        self.calls_running.set(self.calls_running.get() + 1);
+        self.send(OutKind::HostCall, call, payload);
+    }
+
+    /// The answer of a call that was sent: its thread goes on, and the next call goes out.
+    pub fn answer(&self, call: u64, payload: Box<[u8]>, error: bool) {
+        let Some(Call { thread, wait }) = self.calls.borrow_mut().remove(&call) else {
+            return;
+        };
+        let value = if error { Value::Error(payload) } else { Value::Values(payload) };
+        self.ready.borrow_mut().push_back(Task::Wake { thread, wait, value });
+        self.calls_running.set(self.calls_running.get() - 1);
+        while let Some((next, payload)) = self.calls_waiting.borrow_mut().pop_front() {
+            if self.is_wanted(next) {
+                self.calls_running.set(self.calls_running.get() + 1);
+                self.send(OutKind::HostCall, next, payload);
+                break;
+            }
+            self.forget_call(next);
+        }
+    }
+
+    /// Whether the thread of a call still waits for it.
+    fn is_wanted(&self, call: u64) -> bool {
+        // SAFETY: the reference keeps the thread.
+        self.calls.borrow().get(&call).is_some_and(|c| unsafe { wait_of(c.thread.state) == c.wait })
+    }
+
+    fn forget_call(&self, call: u64) {
+        if let Some(call) = self.calls.borrow_mut().remove(&call) {
+            self.end_wait(call.thread);
+        }
+    }
+
+    /// Gives up a wait's hold on its thread.
+    pub fn end_wait(&self, thread: ThreadRef) {
+        self.waiting.set(self.waiting.get() - 1);
+        // SAFETY: the reference's own slot.
+        unsafe { thread.release(self.main) };
+    }
+
+    /// Drops the timers and unsent calls of threads that the scheduler has ended.
+    pub fn forget_ended(&self) {
+        let mut kept = std::collections::BinaryHeap::new();
+        for timer in self.timers.take() {
+            // SAFETY: the reference keeps the thread.
+            if unsafe { is_ended(timer.thread.state) } {
+                self.end_wait(timer.thread);
+            } else {
+                kept.push(timer);
+            }
+        }
+        self.timers.replace(kept);
+        let waiting = self.calls_waiting.take();
+        let (wanted, unwanted): (Vec<_>, Vec<_>) = waiting.into_iter().partition(|(call, _)| self.is_wanted(*call));
+        self.calls_waiting.replace(wanted.into());
+        for (call, _) in unwanted {
+            self.forget_call(call);
+        }
+    }
+
+    // ---- going on -------------------------------------------------------------------------------------
+
+    /// Continues a thread whose wait is over, unless something else resumed or ended it meanwhile.
+    pub fn wake(&self, thread: ThreadRef, wait: u64, value: Value) {
+        let co = thread.state;
+        // SAFETY: the reference keeps the thread.
+        unsafe {
+            let current = wait_of(co) == wait;
+            if current {
+                set_wait(co, 0);
+            }
+            if !current || is_ended(co) || ffi::lua_costatus(self.main, co) != ffi::LUA_COSUS {
+                return self.end_wait(thread);
+            }
+            self.set_running(self.origin(co).map_or(0, |origin| origin.request));
+            let nargs = self.push_value(&thread, value);
+            self.waiting.set(self.waiting.get() - 1);
+            let status = match nargs {
+                0.. => ffi::lua_resume_(co, std::ptr::null_mut(), nargs),
+                _ => ffi::lua_resumeerror(co, std::ptr::null_mut()),
+            };
+            self.after_resume(crate::thread::Run::new(thread), status);
+        }
+    }
+
+    /// Moves `value` onto the thread's stack: the number of arguments, or -1 for an error value.
+    unsafe fn push_value(&self, thread: &ThreadRef, value: Value) -> i32 {
+        let co = thread.state;
+        let mut nargs = 0;
+        // SAFETY: inside `protect`; the thread is suspended, so values can be moved to it.
+        let status = self.protect(&mut |state: *mut lua_State| unsafe {
+            match &value {
+                Value::Nothing => {}
+                Value::Since(start) => {
+                    ffi::lua_pushnumber(state, start.elapsed().as_secs_f64());
+                    nargs = 1;
+                }
+                Value::Values(raw) => match crate::value::push_list(state, raw) {
+                    Ok(n) => nargs = n,
+                    Err(text) => {
+                        ffi::lua_settop(state, 0);
+                        ffi::lua_pushlstring_(state, text.as_ptr().cast(), text.len());
+                        nargs = -1;
+                    }
+                },
+                Value::Error(text) => {
+                    ffi::lua_pushlstring_(state, text.as_ptr().cast(), text.len());
+                    nargs = -1;
+                }
+                Value::Packed(n) => {
+                    ffi::lua_rawcheckstack(state, n + 2);
+                    ffi::lua_rawgeti_(state, ffi::LUA_REGISTRYINDEX, thread.slot);
+                    for i in 1..=*n {
+                        ffi::lua_rawgeti_(state, 1, i);
+                    }
+                    ffi::lua_remove(state, 1);
+                    nargs = *n;
+                }
+            }
+            let moved = i32::abs(nargs);
+            // Not the variant that raises, for that would be on the other thread's stack.
+            if ffi::lua_checkstack(co, moved + 1) == 0 {
+                ffi::luaL_error(state, c"too many values for a thread".as_ptr());
+            }
+            ffi::lua_xmove(state, co, moved);
+            0
+        });
+        if status == ffi::LUA_OK {
+            return nargs;
+        }
+        // SAFETY: suspended threads have room for one value.
+        unsafe { self.move_error(co) };
+        -1
+    }
+}
