@@ -88,7 +88,12 @@ class Intake:
         event = CreateEvent(name, frame[peeked.start : peeked.end], None, window.start(number, tenant, self._clock()))
         if ours:
             self.offered += 1
-            self._offer(tenant, event, partial(self._ended, window, number))
+            try:
+                self._offer(tenant, event, partial(self._ended, window, number))
+            except Exception:
+                # One event must not end the shard for all its guilds.
+                log.exception("%s was not taken", name, extra={"tenant": tenant})
+                self._reporter.end(window, number)
         else:
             self.forwarded += 1
             task = asyncio.get_running_loop().create_task(self._forward(tenant, event, window, number))

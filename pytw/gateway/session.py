@@ -50,7 +50,7 @@ class Next(enum.Enum):
     RECONNECT_LATER = enum.auto()
 
 
-class Properties(msgspec.Struct):
+class _Properties(msgspec.Struct, frozen=True):
     os: str = "linux"
     browser: str = "pytw"
     device: str = "pytw"
@@ -60,7 +60,7 @@ class _Identify(msgspec.Struct):
     token: str
     intents: int
     shard: tuple[int, int]
-    properties: Properties = Properties()
+    properties: _Properties = _Properties()
     large_threshold: int = 50
     compress: bool = False
 
