@@ -41,12 +41,16 @@ class MesophyllClient(Peer):
             on_lost: called once when the link has ended, for whatever reason: the worker process ends itself.
             stats: sent with each heartbeat.
         """
-        served: dict[Kind, Handler] = {**handlers, Kind.WELCOME: self._welcome, Kind.HEARTBEAT: _ignore}
-        super().__init__(served, masks=True, on_lost=on_lost, stats=stats)
+        super().__init__({}, masks=True, on_lost=on_lost, stats=stats)
+        self.serve(handlers)
         self._hello = _encode((worker_id, epoch, os.getpid(), PROTOCOL_VERSION))
         self._welcomed: asyncio.Future[dict[str, Any]] = self._loop.create_future()
         self._session: aiohttp.ClientSession | None = None
         self._response: aiohttp.ClientResponse | None = None
+
+    def serve(self, handlers: Mapping[Kind, Handler]) -> None:
+        """Replaces what the master may ask for."""
+        self._channel.serve({**handlers, Kind.WELCOME: self._welcome, Kind.HEARTBEAT: _ignore})
 
     async def connect(self, address: str, token: str) -> dict[str, Any]:
         """Opens the link, and returns the master's settings (WELCOME).
