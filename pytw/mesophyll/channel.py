@@ -42,7 +42,7 @@ _KINDS: Final = frozenset(int(kind) for kind in Kind)
 _encode = msgspec.msgpack.Encoder().encode
 _decode_failure = msgspec.msgpack.Decoder(tuple[str, str, str | None]).decode
 
-_log = logging.getLogger("mesophyll")
+log = logging.getLogger("mesophyll")
 
 
 class Call:
@@ -207,7 +207,9 @@ class Channel:
         size, self._outgoing_bytes = self._outgoing_bytes, 0
         if size <= FRAME_BYTES_MAX:
             return [join(outgoing)]
-        frames, run, size = [], [], 0
+        frames: list[bytes] = []
+        run: list[tuple[int, int, int, bytes]] = []
+        size = 0
         for record in outgoing:
             record_bytes = HEADER_BYTES + len(record[3])
             if size + record_bytes > FRAME_BYTES_MAX:
@@ -295,8 +297,8 @@ class Channel:
             raise
         except PytwError as error:
             call.fail(error)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the peer must get an answer and we must hear of it
-            _log.exception("%s failed", _name(kind), extra={"tenant": tenant or None})
+        except Exception as error:
+            log.exception("%s failed", _name(kind), extra={"tenant": tenant or None})
             call.fail(InternalError(f"{_name(kind)} failed: {type(error).__name__}"))
 
     def _other(self, kind: int, request: int, tenant: int, body: bytes) -> None:

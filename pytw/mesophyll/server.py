@@ -37,7 +37,7 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode_hello = msgspec.msgpack.Decoder(tuple[int, int, int, str]).decode
 _decode_stats = msgspec.msgpack.Decoder(dict[str, float] | None).decode
 
-_log = logging.getLogger("mesophyll")
+log = logging.getLogger("mesophyll")
 
 
 class Link(Peer):
@@ -185,7 +185,7 @@ class MesophyllServer:
         spawn = self._tokens.spend(request.headers.get("Authorization"))
         if spawn is None:
             await self._slow_down()
-            _log.warning("a connection without a valid token was refused")
+            log.warning("a connection without a valid token was refused")
             return web.Response(status=401, text="unknown or used token", headers={"Connection": "close"})
         self._guesses = 0
         response = _switching(request)
@@ -224,7 +224,7 @@ class MesophyllServer:
         if (old := self._links.get(link.worker_id)) is not None:
             old.abort("a newer spawn of the worker takes its place")
         self._links[link.worker_id] = link
-        _log.info("worker %d connected (pid %d, epoch %d)", link.worker_id, link.pid, link.epoch)
+        log.info("worker %d connected (pid %d, epoch %d)", link.worker_id, link.pid, link.epoch)
         self._on_link(link)
 
     def _lost(self, link: Link, reason: str) -> None:
@@ -234,7 +234,7 @@ class MesophyllServer:
         if link.accepted:
             self._on_lost(link, reason)
         else:
-            _log.warning("worker %d was refused: %s", link.worker_id, reason)
+            log.warning("worker %d was refused: %s", link.worker_id, reason)
 
 
 def _switching(request: web.Request) -> web.StreamResponse:

@@ -1,0 +1,127 @@
+"""What a worker process has instead of the master's own parts: each asks over the link. `services` answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, cast
+
+import msgspec
+
+from pytw.errors import ProtocolError
+from pytw.mesophyll.dbcodec import pack_ask, pack_cursors, unpack_cursors, unpack_result
+from pytw.mesophyll.peer import Peer
+from pytw.mesophyll.records import Kind, pack_event
+from pytw.types import (
+    CreateEvent,
+    Cursor,
+    CursorSink,
+    Forwarder,
+    IdentifySlots,
+    KvRecord,
+    Outcome,
+    TemplateSource,
+    TenantGate,
+    TenantState,
+    WorkerDb,
+)
+
+#: A database operation without an answer in this time has failed as far as the template is concerned.
+DB_TIMEOUT_S = 30.0
+LOAD_TIMEOUT_S = 30.0
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode_outcome = msgspec.msgpack.Decoder(tuple[int]).decode
+
+
+class DbClient(WorkerDb):
+    """The database through the master. Raises what the stores raise, and WorkerLost or DeadlineExceeded."""
+
+    def __init__(self, link: Peer) -> None:
+        self._link = link
+
+    async def _ask(self, tenant: int, name: str, *args: Any) -> Any:
+        body = await self._link.request(Kind.DB, tenant, pack_ask(name, *args), DB_TIMEOUT_S)
+        return unpack_result(name, body)
+
+    async def gates(self, worker_id: int, workers: int) -> list[TenantGate]:
+        return cast(list[TenantGate], await self._ask(0, "gates", worker_id, workers))
+
+    async def gate(self, tenant: int) -> TenantGate:
+        return cast(TenantGate, await self._ask(tenant, "gate"))
+
+    async def program(self, tenant: int) -> list[TemplateSource]:
+        return cast(list[TemplateSource], await self._ask(tenant, "program"))
+
+    async def tenant_state(self, tenant: int) -> TenantState:
+        return cast(TenantState, await self._ask(tenant, "tenant_state"))
+
+    async def set_tenant_state(self, tenant: int, state: TenantState) -> None:
+        await self._ask(tenant, "set_tenant_state", state)
+
+    async def kv_get(self, tenant: int, key: str, scopes: Sequence[str]) -> KvRecord | None:
+        return cast(KvRecord | None, await self._ask(tenant, "kv_get", key, list(scopes)))
+
+    async def kv_set(
+        self, tenant: int, key: str, scopes: Sequence[str], value: bytes, expires_at: datetime | None = None
+    ) -> None:
+        await self._ask(tenant, "kv_set", key, list(scopes), value, expires_at)
+
+    async def kv_delete(self, tenant: int, key: str, scopes: Sequence[str]) -> int:
+        return cast(int, await self._ask(tenant, "kv_delete", key, list(scopes)))
+
+    async def kv_find(
+        self, tenant: int, pattern: str, scopes: Sequence[str], *, limit: int, after: str | None = None
+    ) -> list[KvRecord]:
+        return cast(list[KvRecord], await self._ask(tenant, "kv_find", pattern, list(scopes), limit, after))
+
+    async def claim_expired(self, worker_id: int, workers: int, *, limit: int) -> list[tuple[int, KvRecord]]:
+        return cast(list[tuple[int, KvRecord]], await self._ask(0, "claim_expired", worker_id, workers, limit))
+
+    async def finish_expired(self, tenant: int, record_id: str, version: int) -> None:
+        await self._ask(tenant, "finish_expired", record_id, version)
+
+
+class CursorClient(CursorSink):
+    """Gateway cursors kept by the master. Reports of one loop tick travel in one frame."""
+
+    def __init__(self, link: Peer) -> None:
+        self._link = link
+
+    async def load(self, shards: int) -> dict[int, Cursor]:
+        """The cursors of this worker's shards."""
+        body = await self._link.request(Kind.CURSOR, 0, _encode((shards,)), LOAD_TIMEOUT_S)
+        return {shard: cursor for _, shard, cursor in unpack_cursors(body) if cursor is not None}
+
+    def report(self, shards: int, shard: int, cursor: Cursor | None) -> None:
+        self._link.send(Kind.CURSOR, 0, pack_cursors([(shards, shard, cursor)]))
+
+
+class IdentifyClient(IdentifySlots):
+    """Asks the master for the right to IDENTIFY. However long that takes: it hands out a slot each 5 s."""
+
+    def __init__(self, link: Peer) -> None:
+        self._link = link
+
+    async def acquire(self, shard: int) -> None:
+        await self._link.request(Kind.IDENTIFY, 0, _encode((shard,)))
+
+
+class ForwardClient(Forwarder):
+    """Sends an event to its tenant's worker through the master."""
+
+    def __init__(self, link: Peer, *, timeout_s: float) -> None:
+        """
+        Args:
+            timeout_s: the deadline of an event, and some grace for two hops.
+        """
+        self._link = link
+        self._timeout_s = timeout_s
+
+    async def forward(self, tenant: int, event: CreateEvent) -> Outcome:
+        body = pack_event(event, int(self._timeout_s * 1000))
+        answer = await self._link.request(Kind.EVENT, tenant, body, self._timeout_s)
+        try:
+            return Outcome(_decode_outcome(answer)[0])
+        except (msgspec.MsgspecError, ValueError) as error:
+            raise ProtocolError(f"the answer to EVENT is malformed: {error}") from None

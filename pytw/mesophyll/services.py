@@ -1,0 +1,172 @@
+"""What the master does for its workers: the database, gateway cursors, identify slots and forwarding.
+
+A worker may touch only what is routed to it: tenants by `routing.worker_of`, shards by their number. Whatever else it asks
+for is refused with ``forbidden`` and counted as `refused`, for a worker that asks is broken or taken over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable
+
+import msgspec
+
+from pytw.errors import Forbidden, InternalError, ProtocolError, PytwError
+from pytw.limits import DB_OPERATIONS_TOTAL_MAX, DB_QUEUE_MAX, Limits
+from pytw.mesophyll.channel import Call
+from pytw.mesophyll.dbcodec import Ask, pack_cursors, pack_result, unpack_ask, unpack_cursors
+from pytw.mesophyll.records import Kind, unpack_event
+from pytw.mesophyll.server import Link, LinkHandler
+from pytw.mesophyll.turns import Turns
+from pytw.routing import worker_of
+from pytw.types import CursorSink, Forwarder, IdentifySlots, WorkerDb
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode_number = msgspec.msgpack.Decoder(tuple[int]).decode
+
+log = logging.getLogger("mesophyll")
+
+
+class Services:
+    """Answers what `proxies` ask. `handlers` goes into a MesophyllServer."""
+
+    def __init__(
+        self,
+        workers: int,
+        *,
+        db: WorkerDb,
+        cursors: CursorSink,
+        slots: IdentifySlots,
+        forwarder: Forwarder,
+        limits: Limits | None = None,
+    ) -> None:
+        """
+        Args:
+            workers: size of the whole pool, in-process workers included.
+        """
+        self._workers = workers
+        self._db = db
+        self._cursors = cursors
+        self._slots = slots
+        self._forwarder = forwarder
+        self._turns = Turns(
+            per_tenant=(limits or Limits()).db_operations_max,
+            total=DB_OPERATIONS_TOTAL_MAX,
+            waiting_max=DB_QUEUE_MAX,
+        )
+        self._tasks: set[asyncio.Task[None]] = set()
+        #: Requests for what belongs to another worker.
+        self.refused = 0
+
+    def handlers(self) -> dict[Kind, LinkHandler]:
+        return {
+            Kind.DB: self._on_db,
+            Kind.CURSOR: self._on_cursor,
+            Kind.IDENTIFY: self._on_identify,
+            Kind.EVENT: self._on_event,
+        }
+
+    def _on_db(self, link: Link, call: Call) -> None:
+        ask = unpack_ask(call.body)
+        if ask.operation.of_tenant:
+            self._require_tenant(link, call.tenant)
+        elif ask.args[:2] != (link.worker_id, self._workers):
+            self._refuse(link, f"{ask.operation.name} of worker {ask.args[0]} of {ask.args[1]}")
+        given_up = False
+
+        def give_up() -> None:
+            nonlocal given_up
+            given_up = True
+
+        def start() -> None:
+            if given_up:
+                self._turns.done(call.tenant)
+            else:
+                # Once started it runs to its end: a write that is cut off half way helps nobody.
+                self._run(call, self._operate(call.tenant, ask), turn=True)
+
+        call.on_cancel = give_up
+        self._turns.submit(call.tenant, start)
+
+    async def _operate(self, tenant: int, ask: Ask) -> bytes:
+        method = getattr(self._db, ask.operation.name)
+        args = (tenant, *ask.args) if ask.operation.of_tenant else ask.args
+        return pack_result(await method(*args, **ask.kwargs))
+
+    def _on_cursor(self, link: Link, call: Call) -> None:
+        if call.request:
+            self._run(call, self._load_cursors(link, _number(call)))
+            return
+        cursors = unpack_cursors(call.body)
+        for _, shard, _ in cursors:
+            self._require_shard(link, shard)
+        for shards, shard, cursor in cursors:
+            self._cursors.report(shards, shard, cursor)
+
+    async def _load_cursors(self, link: Link, shards: int) -> bytes:
+        found = await self._cursors.load(shards)
+        mine = [(shards, shard, cursor) for shard, cursor in found.items() if self._owns_shard(link, shard)]
+        return pack_cursors(mine)
+
+    def _on_identify(self, link: Link, call: Call) -> None:
+        shard = _number(call)
+        self._require_shard(link, shard)
+        task = self._run(call, self._identify(shard))
+        call.on_cancel = task.cancel
+
+    async def _identify(self, shard: int) -> bytes:
+        await self._slots.acquire(shard)
+        return _encode(None)
+
+    def _on_event(self, link: Link, call: Call) -> None:
+        # Any tenant: that it is another worker's is why the event comes this way.
+        event, _ = unpack_event(call.body)
+
+        async def forward() -> bytes:
+            return _encode((int(await self._forwarder.forward(call.tenant, event)),))
+
+        self._run(call, forward())
+
+    # Inside
+
+    def _run(self, call: Call, work: Awaitable[bytes], *, turn: bool = False) -> asyncio.Task[None]:
+        task = asyncio.ensure_future(self._answer(call, work, turn=turn))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _answer(self, call: Call, work: Awaitable[bytes], *, turn: bool) -> None:
+        try:
+            call.answer(await work)
+        except PytwError as error:
+            call.fail(error)
+        except Exception as error:
+            log.exception("%s of a worker failed", Kind(call.kind).name, extra={"tenant": call.tenant or None})
+            call.fail(InternalError(f"{Kind(call.kind).name} failed: {type(error).__name__}"))
+        finally:
+            if turn:
+                self._turns.done(call.tenant)
+
+    def _require_tenant(self, link: Link, tenant: int) -> None:
+        if worker_of(tenant, self._workers) != link.worker_id:
+            self._refuse(link, f"tenant {tenant}")
+
+    def _owns_shard(self, link: Link, shard: int) -> bool:
+        return shard >= 0 and shard % self._workers == link.worker_id
+
+    def _require_shard(self, link: Link, shard: int) -> None:
+        if not self._owns_shard(link, shard):
+            self._refuse(link, f"shard {shard}")
+
+    def _refuse(self, link: Link, what: str) -> None:
+        self.refused += 1
+        log.error("worker %d asked for %s, which is not its own", link.worker_id, what)
+        raise Forbidden(f"{what} does not belong to worker {link.worker_id}")
+
+
+def _number(call: Call) -> int:
+    try:
+        return _decode_number(call.body)[0]
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise ProtocolError(f"the body of {Kind(call.kind).name} is malformed: {error}") from None
