@@ -1,131 +1,263 @@
-//! What a template's handler is called with.
+//! `ctx`: one tagged userdata per event and template, with the raw event inside, so that the VM's limit counts it.
 
-use std::ffi::c_int;
+use std::ffi::{CStr, c_int};
+use std::ptr;
 
 use mlua::ffi::{self, lua_State};
 
-use crate::isolate::Isolate;
-use crate::json;
-use crate::program;
+use crate::event;
+use crate::isolate::{self, Core, Isolate, slot};
+use crate::json::bytes_at;
+use crate::program::Source;
+use crate::plugins;
 
+pub const TAG_CTX: c_int = 21;
+
+/// An event on its way into a VM.
 pub struct EventInfo {
     pub request: u64,
     pub name: Box<str>,
+    /// Raw JSON.
     pub payload: Box<[u8]>,
     pub author: Option<Box<str>>,
     pub redelivered: bool,
 }
 
-unsafe extern "C-unwind" fn dispatch(state: *mut lua_State) -> c_int {
-    // SAFETY: Luau calls this with (entry, name, ctx).
-    unsafe {
-        ffi::lua_pushvalue(state, 1);
-        ffi::lua_pushvalue(state, 3);
-        ffi::lua_callyieldable(state, 1, 1)
+/// The head of the userdata; name, author and payload follow it.
+#[repr(C)]
+pub struct Ctx {
+    /// `Core::id` of the isolate that it answers to.
+    isolate: u64,
+    pub name_index: usize,
+    name_bytes: usize,
+    author_bytes: usize,
+    payload_bytes: usize,
+    has_author: bool,
+    pub redelivered: bool,
+}
+
+impl Ctx {
+    fn part(&self, start: usize, bytes: usize) -> &[u8] {
+        // SAFETY: `push` has written this many bytes behind the head, and the userdata is on the caller's stack.
+        unsafe { std::slice::from_raw_parts(ptr::from_ref(self).cast::<u8>().add(size_of::<Ctx>() + start), bytes) }
+    }
+
+    pub fn name(&self) -> &[u8] {
+        self.part(0, self.name_bytes)
+    }
+
+    pub fn author(&self) -> Option<&[u8]> {
+        self.has_author.then(|| self.part(self.name_bytes, self.author_bytes))
+    }
+
+    pub fn payload(&self) -> &[u8] {
+        self.part(self.name_bytes + self.author_bytes, self.payload_bytes)
     }
 }
 
-unsafe extern "C-unwind" fn entered(state: *mut lua_State, _status: c_int) -> c_int {
-    // SAFETY: as above; the entry's result is on top, until a handler has replaced it.
+/// Pushes the `ctx` of an event for an isolate.
+pub unsafe fn push(state: *mut lua_State, core: &Core, name_index: usize, event: &EventInfo) {
+    let (name, author, payload) = (event.name.as_bytes(), event.author.as_deref().unwrap_or_default().as_bytes(), &event.payload);
+    let bytes = size_of::<Ctx>() + name.len() + author.len() + payload.len();
+    // SAFETY: inside a protected call; the userdata has room for all that is written.
     unsafe {
-        if ffi::lua_type(state, 1) == ffi::LUA_TNIL {
-            return 1;
+        let ctx = ffi::lua_newuserdatataggedwithmetatable(state, bytes, TAG_CTX) as *mut Ctx;
+        ctx.write(Ctx {
+            isolate: core.id,
+            name_index,
+            name_bytes: name.len(),
+            author_bytes: author.len(),
+            payload_bytes: payload.len(),
+            has_author: event.author.is_some(),
+            redelivered: event.redelivered,
+        });
+        let mut at = ctx.add(1).cast::<u8>();
+        for part in [name, author, payload] {
+            ptr::copy_nonoverlapping(part.as_ptr(), at, part.len());
+            at = at.add(part.len());
         }
-        if ffi::lua_type(state, -1) == ffi::LUA_TTABLE {
-            ffi::lua_pushvalue(state, 2);
-            ffi::lua_rawget(state, -2);
-        }
-        if ffi::lua_type(state, -1) != ffi::LUA_TFUNCTION {
-            return 1;
-        }
-        ffi::lua_pushnil(state);
-        ffi::lua_replace(state, 1);
-        ffi::lua_pushvalue(state, 3);
-        ffi::lua_callyieldable(state, 1, 1)
     }
 }
 
-unsafe fn push_ctx(state: *mut lua_State, event: &EventInfo) {
-    // SAFETY: by the caller, inside a protected call.
+/// See `Isolate::push_event_call`.
+pub unsafe fn push_event_call(state: *mut lua_State, co: *mut lua_State, isolate: &Isolate, event: &EventInfo) -> c_int {
+    // SAFETY: by the caller.
+    unsafe { isolate.push_event_call(state, co, event) }
+}
+
+/// See `Isolate::push_script_call`.
+pub unsafe fn push_script_call(
+    state: *mut lua_State,
+    co: *mut lua_State,
+    isolate: &Isolate,
+    source: &Source,
+    event: &EventInfo,
+) -> c_int {
+    // SAFETY: by the caller.
+    unsafe { isolate.push_script_call(state, co, source, event) }
+}
+
+/// See `Isolate::push_entry_call`.
+pub unsafe fn push_entry_call(state: *mut lua_State, co: *mut lua_State, isolate: &Isolate) -> c_int {
+    // SAFETY: by the caller.
+    unsafe { isolate.push_entry_call(state, co) }
+}
+
+/// The `ctx` at an index, whoever it belongs to.
+pub unsafe fn at<'a>(state: *mut lua_State, index: c_int) -> Option<&'a Ctx> {
+    // SAFETY: only `push` makes userdata with this tag.
+    unsafe { (ffi::lua_touserdatatagged(state, index, TAG_CTX) as *const Ctx).as_ref() }
+}
+
+/// The `ctx` at index 1, which must be the running isolate's own, and that isolate.
+pub unsafe fn own<'a>(state: *mut lua_State) -> (&'a Ctx, &'a Core) {
+    // SAFETY: called by Luau, with `ctx` on the stack.
     unsafe {
-        ffi::lua_createtable(state, 0, 2);
-        if !event.payload.is_empty() {
-            if let Err(text) = json::push(state, &event.payload, json::Nulls::Nil) {
-                json::push_str(state, text.as_bytes());
-                drop(text);
-                ffi::lua_error(state);
+        let Some(ctx) = at(state, 1) else { ffi::luaL_typeerror(state, 1, c"TemplateContext".as_ptr()) };
+        match isolate::current(state) {
+            Some(core) if core.id == ctx.isolate => (ctx, core),
+            _ => ffi::luaL_error(state, c"this ctx belongs to another template".as_ptr()),
+        }
+    }
+}
+
+unsafe extern "C-unwind" fn has_cap(state: *mut lua_State) -> c_int {
+    // SAFETY: called by Luau.
+    unsafe {
+        let (_, core) = own(state);
+        ffi::luaL_checklstring(state, 2, ptr::null_mut());
+        ffi::lua_pushboolean(state, core.template.has_cap(bytes_at(state, 2)).into());
+        1
+    }
+}
+
+unsafe extern "C-unwind" fn has_any_cap(state: *mut lua_State) -> c_int {
+    // SAFETY: called by Luau.
+    unsafe {
+        let (_, core) = own(state);
+        ffi::luaL_checktype(state, 2, ffi::LUA_TTABLE);
+        let mut any = false;
+        for i in 1..=ffi::lua_objlen_(state, 2) {
+            if ffi::lua_rawgeti_(state, 2, i) != ffi::LUA_TSTRING {
+                ffi::luaL_argerror(state, 2, c"a list of strings is expected".as_ptr());
             }
-            ffi::lua_setfield(state, -2, c"data".as_ptr());
+            any |= core.template.has_cap(bytes_at(state, -1));
+            ffi::lua_settop(state, 2);
         }
+        ffi::lua_pushboolean(state, any.into());
+        1
     }
 }
 
-unsafe fn share_globals(co: *mut lua_State, isolate: &Isolate) {
-    // SAFETY: by the caller, both threads have room for a value.
+type Method = (&'static CStr, ffi::lua_CFunction);
+const METHODS: [Method; 3] = [(c"event", event::of_ctx), (c"has_cap", has_cap), (c"has_any_cap", has_any_cap)];
+
+/// `ctx.x`: upvalue 1 holds the methods.
+unsafe extern "C-unwind" fn index(state: *mut lua_State) -> c_int {
+    // SAFETY: called by Luau.
     unsafe {
-        ffi::lua_pushvalue(isolate.thread, ffi::LUA_GLOBALSINDEX);
-        ffi::lua_xmove(isolate.thread, co, 1);
-        ffi::lua_replace(co, ffi::LUA_GLOBALSINDEX);
-    }
-}
-
-impl Isolate {
-    /// Puts the function and the arguments of a template's run on the stack of `co`.
-    pub unsafe fn push_event_call(&self, state: *mut lua_State, co: *mut lua_State, event: &EventInfo) -> c_int {
-        // SAFETY: by the caller, inside a protected call; allocates on `state` only.
-        unsafe {
-            ffi::lua_rawcheckstack(state, 8);
-            share_globals(co, self);
-            ffi::lua_pushcclosurek(state, dispatch, c"dispatch".as_ptr(), 0, Some(entered));
-            ffi::lua_pushvalue(self.thread, 1);
-            ffi::lua_xmove(self.thread, state, 1);
-            json::push_str(state, event.name.as_bytes());
-            push_ctx(state, event);
-            ffi::lua_xmove(state, co, 4);
-            3
-        }
-    }
-
-    /// Puts the evaluation of a template's entry on the stack of `co`.
-    pub unsafe fn push_check_call(&self, _state: *mut lua_State, co: *mut lua_State) -> c_int {
-        // SAFETY: as above.
-        unsafe {
-            share_globals(co, self);
-            ffi::lua_pushvalue(self.thread, 1);
-            ffi::lua_xmove(self.thread, co, 1);
-        }
-        0
-    }
-
-    /// Puts a script and its `ctx` on the stack of `co`.
-    pub unsafe fn push_script_call(
-        &self,
-        state: *mut lua_State,
-        co: *mut lua_State,
-        _chunk_name: &str,
-        source: &[u8],
-        event: &EventInfo,
-    ) -> c_int {
-        // SAFETY: as above.
-        unsafe {
-            share_globals(co, self);
-            ffi::lua_pushvalue(self.thread, ffi::LUA_GLOBALSINDEX);
-            ffi::lua_xmove(self.thread, state, 1);
-            match program::compile(source) {
-                Ok(bytecode) => {
-                    if ffi::luau_load(state, c"=script".as_ptr(), bytecode.as_ptr().cast(), bytecode.len(), -1) != 0 {
-                        ffi::lua_error(state);
-                    }
-                }
-                Err(e) => {
-                    json::push_str(state, e.text.as_bytes());
-                    ffi::lua_error(state);
-                }
+        own(state);
+        let place = match bytes_at(state, 2) {
+            b"KV" => slot::KV,
+            b"Discord" => slot::DISCORD,
+            b"Runtime" => slot::RUNTIME,
+            b"store" => slot::STORE,
+            b"allowed_caps" => slot::CAPS,
+            b"available_extra_plugins" => slot::EXTRA_PLUGINS,
+            b"memory_limit" => {
+                ffi::lua_pushnil(state);
+                return 1;
             }
-            ffi::lua_remove(state, -2);
-            push_ctx(state, event);
-            ffi::lua_xmove(state, co, 2);
+            _ => {
+                ffi::lua_settop(state, 2);
+                ffi::lua_pushvalue(state, 2);
+                if ffi::lua_rawget(state, ffi::lua_upvalueindex(1)) == ffi::LUA_TNIL {
+                    unknown_field(state);
+                }
+                return 1;
+            }
+        };
+        isolate::push_slot(state, place);
+        if ffi::lua_type(state, -1) == ffi::LUA_TNIL {
+            plugins::make(state, place);
         }
         1
+    }
+}
+
+/// `ctx:x(...)`, without a look-up for the methods there are.
+unsafe extern "C-unwind" fn namecall(state: *mut lua_State) -> c_int {
+    // SAFETY: called by Luau.
+    unsafe {
+        let name = ffi::lua_namecallatom(state, ptr::null_mut());
+        let name = if name.is_null() { c"" } else { CStr::from_ptr(name) };
+        match METHODS.iter().find(|(known, _)| *known == name) {
+            Some((_, method)) => method(state),
+            None => ffi::luaL_error(state, c"attempt to get an unknown field '%s'".as_ptr(), name.as_ptr()),
+        }
+    }
+}
+
+/// Raises the error for the name at index 2.
+pub unsafe fn unknown_field(state: *mut lua_State) -> ! {
+    // SAFETY: called by Luau functions; the text is the script's own value.
+    unsafe {
+        let name = ffi::luaL_tolstring_(state, 2, ptr::null_mut());
+        ffi::luaL_error(state, c"attempt to get an unknown field '%s'".as_ptr(), name)
+    }
+}
+
+pub unsafe extern "C-unwind" fn no_assignment(state: *mut lua_State) -> c_int {
+    // SAFETY: called by Luau.
+    unsafe {
+        let name = ffi::luaL_tolstring_(state, 2, ptr::null_mut());
+        ffi::luaL_error(state, c"attempt to set an unknown field '%s'".as_ptr(), name)
+    }
+}
+
+/// `tostring`: upvalue 1 is the type's name.
+unsafe extern "C-unwind" fn type_name(state: *mut lua_State) -> c_int {
+    // SAFETY: called by Luau.
+    unsafe {
+        ffi::lua_pushvalue(state, ffi::lua_upvalueindex(1));
+        1
+    }
+}
+
+/// Fills the metatable on top with what all of our userdata types share.
+pub unsafe fn name_type(state: *mut lua_State, name: &CStr) {
+    // SAFETY: while a VM is set up.
+    unsafe {
+        ffi::lua_pushstring_(state, name.as_ptr());
+        ffi::lua_pushvalue(state, -1);
+        ffi::lua_rawsetfield(state, -3, c"__type".as_ptr());
+        ffi::lua_pushcclosurek(state, type_name, c"tostring".as_ptr(), 1, None);
+        ffi::lua_rawsetfield(state, -2, c"__tostring".as_ptr());
+        ffi::lua_pushboolean(state, 0);
+        ffi::lua_rawsetfield(state, -2, c"__metatable".as_ptr());
+        ffi::lua_pushcclosurek(state, no_assignment, c"newindex".as_ptr(), 0, None);
+        ffi::lua_rawsetfield(state, -2, c"__newindex".as_ptr());
+    }
+}
+
+/// Makes the types of this file and of those that belong to `ctx`.
+pub unsafe fn install(state: *mut lua_State) {
+    // SAFETY: while a VM is set up.
+    unsafe {
+        ffi::lua_createtable(state, 1, 8);
+        name_type(state, c"TemplateContext");
+        ffi::lua_createtable(state, 0, METHODS.len() as c_int);
+        for (name, method) in METHODS {
+            ffi::lua_pushcclosurek(state, method, name.as_ptr(), 0, None);
+            ffi::lua_rawsetfield(state, -2, name.as_ptr());
+        }
+        ffi::lua_pushcclosurek(state, index, c"index".as_ptr(), 1, None);
+        ffi::lua_rawsetfield(state, -2, c"__index".as_ptr());
+        ffi::lua_pushcclosurek(state, namecall, c"namecall".as_ptr(), 0, None);
+        ffi::lua_rawsetfield(state, -2, c"__namecall".as_ptr());
+        event::install(state);
+        ffi::lua_rawseti_(state, -2, event::CACHE);
+        ffi::lua_setuserdatametatable(state, TAG_CTX);
+        plugins::install(state);
     }
 }

@@ -10,7 +10,7 @@ use crate::blame::Blame;
 use crate::context::EventInfo;
 use crate::handle::Handle;
 use crate::limits::Limits;
-use crate::program::{self, Program, Template};
+use crate::program::{self, Program, Source, Template};
 use crate::request::{Arrival, What};
 use crate::shared::{In, OutKind};
 use crate::watchdog::Watchdog;
@@ -118,7 +118,7 @@ impl Engine {
         timeout_ms: u64,
     ) -> PyResult<()> {
         let event = EventInfo { request, name: event_name.into(), payload: payload.into(), author: None, redelivered: false };
-        self.submit(tenant, What::Script(Template::script(chunk_name), source.into()), event, timeout_ms)
+        self.submit(tenant, What::Script(Template::script(chunk_name), Source::shared(source)), event, timeout_ms)
     }
 
     #[pyo3(signature = (tenant, request, template, timeout_ms=5_000))]

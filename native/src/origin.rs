@@ -5,7 +5,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use mlua::ffi::lua_State;
+use mlua::ffi::{self, lua_State};
 
 use crate::isolate::Isolate;
 use crate::program::Template;
@@ -110,7 +110,7 @@ impl Vm {
         let mut made = None;
         // SAFETY: inside `protect`.
         let status = self.protect(&mut |state| unsafe {
-            made = Some(Isolate::new(state, template));
+            made = Some(Isolate::make(state, template));
             0
         });
         let Some(isolate) = made else {
@@ -135,7 +135,7 @@ impl Vm {
                 at += 1;
             } else if let Ok(held) = Rc::try_unwrap(isolates.swap_remove(at)) {
                 // SAFETY: nothing of the isolate runs or is about to.
-                unsafe { held.isolate.release(self.main) };
+                unsafe { ffi::lua_unref(self.main, held.isolate.slot()) };
             }
         }
     }

@@ -107,8 +107,6 @@ pub struct Template {
     pub files: FxHashMap<Box<str>, Arc<Source>>,
     events: Box<[Box<str>]>,
     pub caps: Box<[Box<str>]>,
-    /// Of a script that runs once: the chunk that gets `ctx` as `...`, in place of an entry with handlers.
-    pub script: Option<Arc<Source>>,
 }
 
 impl Template {
@@ -122,14 +120,14 @@ impl Template {
         self.caps.iter().any(|held| held.as_bytes() == cap || &**held == "*")
     }
 
-    /// The template that `submit_script` runs; named like its chunk, with every capability.
-    pub fn script(chunk_name: &str, source: &[u8]) -> Arc<Template> {
-        Arc::new(Template { script: Some(Source::shared(source)), ..Template::all_events(chunk_name) })
+    /// The template without files that a script of `submit_script` runs as; named like its chunk, with every capability.
+    pub fn script(chunk_name: &str) -> Arc<Template> {
+        Arc::new(Template::all_events(chunk_name))
     }
 
     fn all_events(name: &str) -> Template {
         let all = || Box::from([Box::from("*")]);
-        Template { name: name.into(), entry: "init".into(), files: FxHashMap::default(), events: all(), caps: all(), script: None }
+        Template { name: name.into(), entry: "init".into(), files: FxHashMap::default(), events: all(), caps: all() }
     }
 
     /// The built-in tree: a msgpack map of path -> source. None if it is empty.
@@ -162,7 +160,7 @@ impl Template {
         let files = read_files(reader)?;
         let events = read_texts(reader)?;
         let caps = read_texts(reader)?;
-        Ok(Template { name, entry, files, events, caps, script: None })
+        Ok(Template { name, entry, files, events, caps })
     }
 }
 

@@ -8,7 +8,7 @@ use mlua::ffi::lua_State;
 use crate::context::EventInfo;
 use crate::limits;
 use crate::pack::{self, Meter};
-use crate::program::{Program, Template};
+use crate::program::{Program, Source, Template};
 
 /// Outcomes of `pytw.types.Outcome`.
 pub const OK: u8 = 0;
@@ -24,7 +24,7 @@ pub enum What {
     /// An event for the templates of the program that listen for it.
     Event,
     /// A template of its own and the source of its one chunk.
-    Script(Arc<Template>, Arc<[u8]>),
+    Script(Arc<Template>, Arc<Source>),
     Check(Arc<Template>),
 }
 

@@ -11,7 +11,7 @@ use mlua::ffi::{self, lua_State};
 use crate::context::EventInfo;
 use crate::limits::{self, cut};
 use crate::origin::Origin;
-use crate::program::Template;
+use crate::program::{Source, Template};
 use crate::request::{self, Answer, Arrival, CANCELLED, End, LIMIT_EXCEEDED, Request, TIMEOUT, What};
 use crate::shared::Stats;
 use crate::thread::{Run, Task, ThreadRef, is_ended, set_ended, set_origin};
@@ -44,7 +44,7 @@ impl Vm {
         }
     }
 
-    fn start_part(&self, request: u64, part: usize, template: &Arc<Template>, event: &EventInfo, source: Option<&[u8]>) {
+    fn start_part(&self, request: u64, part: usize, template: &Arc<Template>, event: &EventInfo, source: Option<&Source>) {
         if self.kill.get() {
             return self.end_part(request, part, End::Limit(limits::CPU, limits::CPU_TEXT.into()));
         }
@@ -63,8 +63,8 @@ impl Vm {
             self.origins.borrow_mut().joined(origin);
             refs = Some((ThreadRef::at(state, -1, co), ThreadRef::at(state, -1, co)));
             nargs = match source {
-                Some(source) => held.isolate.push_script_call(state, co, &template.name, source, event),
-                None if self.is_check => held.isolate.push_check_call(state, co),
+                Some(source) => held.isolate.push_script_call(state, co, source, event),
+                None if self.is_check => held.isolate.push_entry_call(state, co),
                 None => held.isolate.push_event_call(state, co, event),
             };
             0
