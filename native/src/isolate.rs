@@ -1,0 +1,549 @@
+//! One template in one VM: its own globals over the read-only base, its modules, and the way from an event to a handler.
+//!
+//! The metatable of an isolate's globals is its record: scripts cannot reach it (`__metatable` is false), it lives as
+//! long as any thread of the isolate, and a native function finds it from the running thread alone. What a template may
+//! touch follows from the thread, so an object that another template handed over answers to its own isolate only.
+
+use std::cell::{Cell, RefCell};
+use std::ffi::{CStr, CString, c_int, c_void};
+use std::ptr;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
+
+use mlua::ffi::{self, lua_State};
+use rustc_hash::FxHashMap;
+
+use crate::context::{self, EventInfo};
+use crate::json::{bytes_at, push_str};
+use crate::program::{self, Source, SyntaxError, Template};
+use crate::require;
+use crate::thread::is_ended;
+
+/// Userdata tags of this crate start here; mlua and others stay below.
+pub const TAG_ISOLATE: c_int = 20;
+
+/// Places in an isolate's record.
+pub mod slot {
+    use std::ffi::c_int;
+    pub const ISOLATE: c_int = 1;
+    /// Boot's function that finds and calls the handler of an event, and the one that gives what the entry returned.
+    pub const RUN: c_int = 2;
+    pub const LOAD_ENTRY: c_int = 3;
+    /// What the entry returned; nil until then.
+    pub const EXPORTS: c_int = 4;
+    pub const STORE: c_int = 5;
+    pub const CAPS: c_int = 6;
+    pub const EXTRA_PLUGINS: c_int = 7;
+    pub const KV: c_int = 8;
+    pub const DISCORD: c_int = 9;
+    pub const RUNTIME: c_int = 10;
+}
+
+/// Chunk name of the Luau code that belongs to the engine: its frames are not shown.
+pub const BOOT_NAME: &CStr = c"=[boot]";
+static BOOT: LazyLock<Result<Box<[u8]>, SyntaxError>> = LazyLock::new(|| program::compile(include_bytes!("boot.luau")));
+const BOOT_KEY: &CStr = c"pytw.boot";
+
+/// Event names per isolate that are remembered to read their data.
+const NAMES_MAX: usize = 256;
+
+static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+
+/// What native code knows about an isolate.
+pub struct Core {
+    /// Unique in the process: addresses may come back, this does not.
+    pub id: u64,
+    pub template: Arc<Template>,
+    names: RefCell<FxHashMap<Box<str>, usize>>,
+    /// Per event name: its handler has read `data` before, so it is parsed at once.
+    reads: RefCell<Vec<Rc<Cell<bool>>>>,
+}
+
+impl Core {
+    fn new(template: Arc<Template>) -> Rc<Core> {
+        let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
+        Rc::new(Core { id, template, names: RefCell::default(), reads: RefCell::default() })
+    }
+
+    /// The place of an event name in `reads_data`.
+    fn name_index(&self, name: &str) -> usize {
+        let mut names = self.names.borrow_mut();
+        if let Some(&index) = names.get(name) {
+            return index;
+        }
+        if names.len() >= NAMES_MAX {
+            return 0;
+        }
+        let mut reads = self.reads.borrow_mut();
+        let index = reads.len();
+        reads.push(Rc::default());
+        names.insert(name.into(), index);
+        index
+    }
+
+    pub fn reads_data(&self, index: usize) -> bool {
+        self.reads.borrow().get(index).is_some_and(|reads| reads.get())
+    }
+
+    pub fn note_read(&self, index: usize) {
+        if let Some(reads) = self.reads.borrow().get(index) {
+            reads.set(true);
+        }
+    }
+}
+
+unsafe extern "C" fn drop_core(_state: *mut lua_State, data: *mut c_void) {
+    // SAFETY: the userdata holds the pointer that `Rc::into_raw` gave, or null if its making failed.
+    unsafe {
+        let core = *(data as *const *const Core);
+        if !core.is_null() {
+            drop(Rc::from_raw(core));
+        }
+    }
+}
+
+/// The isolate of the running thread. Valid while that thread runs.
+pub unsafe fn current<'a>(state: *mut lua_State) -> Option<&'a Core> {
+    unsafe {
+        if ffi::lua_getmetatable(state, ffi::LUA_GLOBALSINDEX) == 0 {
+            return None;
+        }
+        ffi::lua_rawgeti_(state, -1, slot::ISOLATE);
+        let core = core_at(state, -1);
+        ffi::lua_settop(state, -3);
+        core
+    }
+}
+
+unsafe fn core_at<'a>(state: *mut lua_State, index: c_int) -> Option<&'a Core> {
+    unsafe {
+        let data = ffi::lua_touserdatatagged(state, index, TAG_ISOLATE) as *const *const Core;
+        if data.is_null() { None } else { (*data).as_ref() }
+    }
+}
+
+/// Pushes what the running thread's isolate has at a place of its record.
+pub unsafe fn push_slot(state: *mut lua_State, place: c_int) {
+    unsafe {
+        if ffi::lua_getmetatable(state, ffi::LUA_GLOBALSINDEX) == 0 {
+            return ffi::lua_pushnil(state);
+        }
+        ffi::lua_rawgeti_(state, -1, place);
+        ffi::lua_remove(state, -2);
+    }
+}
+
+/// Sets the VM up for isolates; before its globals are sealed.
+pub unsafe fn install(state: *mut lua_State) {
+    unsafe {
+        ffi::lua_setuserdatadtor(state, TAG_ISOLATE, Some(drop_core));
+        context::install(state);
+    }
+}
+
+/// Loads the boot code; after the globals are sealed, so that it sees them as scripts do.
+pub unsafe fn prepare(state: *mut lua_State) -> Result<(), String> {
+    let bytecode = BOOT.as_ref().map_err(|e| format!("boot.luau:{}: {}", e.line, e.text))?;
+    unsafe {
+        if ffi::luau_load(state, BOOT_NAME.as_ptr(), bytecode.as_ptr().cast(), bytecode.len(), 0) != 0 {
+            ffi::lua_error(state);
+        }
+        ffi::lua_call(state, 0, 1);
+        ffi::lua_setfield(state, ffi::LUA_REGISTRYINDEX, BOOT_KEY.as_ptr());
+    }
+    Ok(())
+}
+
+/// The owner's hold on an isolate.
+pub struct Isolate {
+    pub core: Rc<Core>,
+    /// Registry slot of the globals.
+    globals: c_int,
+}
+
+impl Isolate {
+    /// Makes the isolate of a template; inside a protected call.
+    pub unsafe fn make(state: *mut lua_State, template: &Arc<Template>) -> Isolate {
+        unsafe {
+            ffi::lua_rawcheckstack(state, 16);
+            let top = ffi::lua_gettop(state);
+            ffi::lua_createtable(state, 0, 8);
+            let globals = top + 1;
+            let core = push_record(state, globals, template);
+            let record = top + 2;
+            // Only now: the record is complete enough to be read.
+            ffi::lua_pushvalue(state, record);
+            ffi::lua_setmetatable(state, globals);
+            ffi::lua_setsafeenv(state, globals, 1);
+            ffi::lua_pushvalue(state, globals);
+            ffi::lua_rawsetfield(state, globals, c"_G".as_ptr());
+            push_native(state, record, globals, loadstring, c"loadstring");
+            ffi::lua_rawsetfield(state, globals, c"loadstring".as_ptr());
+            ffi::lua_getfield(state, ffi::LUA_REGISTRYINDEX, BOOT_KEY.as_ptr());
+            push_native(state, record, globals, resolve, c"resolve");
+            push_native(state, record, globals, load, c"load");
+            push_native(state, record, globals, entry_path, c"entry_path");
+            push_native(state, record, globals, keep, c"keep");
+            push_native(state, record, globals, ended, c"ended");
+            ffi::lua_call(state, 5, 3);
+            ffi::lua_rawseti_(state, record, slot::LOAD_ENTRY);
+            ffi::lua_rawseti_(state, record, slot::RUN);
+            ffi::lua_rawsetfield(state, globals, c"require".as_ptr());
+            let globals = ffi::lua_ref(state, globals);
+            ffi::lua_settop(state, top);
+            Isolate { core, globals }
+        }
+    }
+
+    /// The registry slot that keeps the isolate; threads that still run in it keep it alive without.
+    pub fn slot(&self) -> c_int {
+        self.globals
+    }
+
+    /// Gives the new thread `co` the isolate's globals. Pushes them on `state` too.
+    unsafe fn enter(&self, state: *mut lua_State, co: *mut lua_State) {
+        unsafe {
+            ffi::lua_rawcheckstack(state, 12);
+            ffi::lua_rawgeti_(state, ffi::LUA_REGISTRYINDEX, self.globals);
+            ffi::lua_xpush(state, co, -1);
+            ffi::lua_replace(co, ffi::LUA_GLOBALSINDEX);
+        }
+    }
+
+    /// Gives `co`, a new thread that is anchored, the function and the arguments that handle an event; inside a
+    /// protected call on `state`. Gives the number of arguments.
+    pub unsafe fn push_event_call(&self, state: *mut lua_State, co: *mut lua_State, event: &EventInfo) -> c_int {
+        // SAFETY: by the caller.
+        unsafe {
+            let top = ffi::lua_gettop(state);
+            self.enter(state, co);
+            ffi::lua_getmetatable(state, -1);
+            let record = ffi::lua_gettop(state);
+            let mut nargs = 1;
+            if !push_handler(state, record, &event.name) {
+                ffi::lua_rawgeti_(state, record, slot::RUN);
+                push_str(state, event.name.as_bytes());
+                nargs = 2;
+            }
+            context::push(state, &self.core, self.core.name_index(&event.name), event);
+            ffi::lua_xmove(state, co, nargs + 1);
+            ffi::lua_settop(state, top);
+            nargs
+        }
+    }
+
+    /// As `push_event_call`, for a chunk that runs once and gets `ctx` as `...`; raises what the compiler says.
+    pub unsafe fn push_script_call(&self, state: *mut lua_State, co: *mut lua_State, source: &Source, event: &EventInfo) -> c_int {
+        // SAFETY: by the caller.
+        unsafe {
+            let top = ffi::lua_gettop(state);
+            self.enter(state, co);
+            let name = chunk_name(b'=', self.core.template.name.as_bytes());
+            let done = push_chunk(state, &name, source.bytecode(), ffi::lua_gettop(state));
+            drop(name);
+            if !done {
+                ffi::lua_error(state);
+            }
+            context::push(state, &self.core, self.core.name_index(&event.name), event);
+            ffi::lua_xmove(state, co, 2);
+            ffi::lua_settop(state, top);
+            1
+        }
+    }
+
+    /// As `push_event_call`, for what the template's entry returns.
+    pub unsafe fn push_entry_call(&self, state: *mut lua_State, co: *mut lua_State) -> c_int {
+        // SAFETY: by the caller.
+        unsafe {
+            let top = ffi::lua_gettop(state);
+            self.enter(state, co);
+            ffi::lua_getmetatable(state, -1);
+            ffi::lua_rawgeti_(state, -1, slot::LOAD_ENTRY);
+            ffi::lua_xmove(state, co, 1);
+            ffi::lua_settop(state, top);
+            0
+        }
+    }
+}
+
+/// A chunk's name as Luau wants it, with the mark that says how to show it.
+fn chunk_name(mark: u8, name: &[u8]) -> CString {
+    let bytes: Vec<u8> = std::iter::once(mark).chain(name.iter().copied().filter(|&b| b != 0)).collect();
+    CString::new(bytes).unwrap_or_default()
+}
+
+/// Pushes the record of an isolate, which becomes the metatable of its globals.
+unsafe fn push_record(state: *mut lua_State, globals: c_int, template: &Arc<Template>) -> Rc<Core> {
+    unsafe {
+        ffi::lua_createtable(state, slot::RUNTIME, 4);
+        let record = globals + 1;
+        let data = ffi::lua_newuserdatatagged(state, size_of::<*const Core>(), TAG_ISOLATE) as *mut *const Core;
+        *data = ptr::null();
+        ffi::lua_rawseti_(state, record, slot::ISOLATE);
+        ffi::lua_pushvalue(state, ffi::LUA_GLOBALSINDEX);
+        ffi::lua_rawsetfield(state, record, c"__index".as_ptr());
+        ffi::lua_pushboolean(state, 0);
+        ffi::lua_rawsetfield(state, record, c"__metatable".as_ptr());
+        ffi::lua_createtable(state, 0, 0);
+        ffi::lua_rawseti_(state, record, slot::STORE);
+        ffi::lua_createtable(state, 0, 0);
+        ffi::lua_setreadonly(state, -1, 1);
+        ffi::lua_rawseti_(state, record, slot::EXTRA_PLUGINS);
+        ffi::lua_createtable(state, template.caps.len() as c_int, 0);
+        for (i, cap) in template.caps.iter().enumerate() {
+            push_str(state, cap.as_bytes());
+            ffi::lua_rawseti_(state, -2, i as c_int + 1);
+        }
+        ffi::lua_setreadonly(state, -1, 1);
+        ffi::lua_rawseti_(state, record, slot::CAPS);
+        // Last, when nothing can raise any more: the userdata gets its share of the core.
+        let core = Core::new(template.clone());
+        *data = Rc::into_raw(core.clone());
+        core
+    }
+}
+
+/// Pushes the handler if it can be told without running script code: the entry is there, and is a function or a plain
+/// table that has one.
+unsafe fn push_handler(state: *mut lua_State, record: c_int, event: &str) -> bool {
+    unsafe {
+        match ffi::lua_rawgeti_(state, record, slot::EXPORTS) {
+            ffi::LUA_TFUNCTION => return true,
+            ffi::LUA_TTABLE => {
+                push_str(state, event.as_bytes());
+                if ffi::lua_rawget(state, -2) == ffi::LUA_TFUNCTION {
+                    ffi::lua_remove(state, -2);
+                    return true;
+                }
+                ffi::lua_settop(state, -2);
+            }
+            _ => {}
+        }
+        ffi::lua_settop(state, -2);
+        false
+    }
+}
+
+// ---- native functions of an isolate: upvalue 1 its core, upvalue 2 its globals ------------------------------
+
+unsafe fn push_native(state: *mut lua_State, record: c_int, globals: c_int, f: ffi::lua_CFunction, name: &'static CStr) {
+    unsafe {
+        ffi::lua_rawgeti_(state, record, slot::ISOLATE);
+        ffi::lua_pushvalue(state, globals);
+        ffi::lua_pushcclosurek(state, f, name.as_ptr(), 2, None);
+    }
+}
+
+unsafe fn upvalue_core<'a>(state: *mut lua_State) -> &'a Core {
+    unsafe {
+        match core_at(state, ffi::lua_upvalueindex(1)) {
+            Some(core) => core,
+            None => ffi::luaL_error(state, c"the isolate is gone".as_ptr()),
+        }
+    }
+}
+
+/// Pushes the function of a chunk, or the text of what is wrong with it.
+unsafe fn push_chunk(state: *mut lua_State, name: &CStr, compiled: &Result<Box<[u8]>, SyntaxError>, env: c_int) -> bool {
+    unsafe {
+        match compiled {
+            Ok(code) => ffi::luau_load(state, name.as_ptr(), code.as_ptr().cast(), code.len(), env) == 0,
+            Err(e) => {
+                let name = name.to_string_lossy();
+                let shown = name.strip_prefix(['=', '@']).unwrap_or("[string]");
+                push_str(state, format!("{shown}:{}: {}", e.line, e.text).as_bytes());
+                false
+            }
+        }
+    }
+}
+
+/// `loadstring(source, chunkname?)`: text only, in the isolate's environment; nil and a message if it does not compile.
+unsafe extern "C-unwind" fn loadstring(state: *mut lua_State) -> c_int {
+    unsafe {
+        ffi::luaL_checklstring(state, 1, ptr::null_mut());
+        if ffi::lua_type(state, 2) > ffi::LUA_TNIL {
+            ffi::luaL_checklstring(state, 2, ptr::null_mut());
+        }
+        ffi::lua_settop(state, 2);
+        ffi::lua_pushvalue(state, ffi::lua_upvalueindex(2));
+        let given = bytes_at(state, 2);
+        let name = if given.is_empty() { c"=loadstring".to_owned() } else { chunk_name(given[0], &given[1..]) };
+        let done = push_chunk(state, &name, &program::compile(bytes_at(state, 1)), 3);
+        drop(name);
+        if done {
+            return 1;
+        }
+        ffi::lua_pushnil(state);
+        ffi::lua_insert(state, -2);
+        2
+    }
+}
+
+/// `load(path)`: the function of one of the template's files.
+unsafe extern "C-unwind" fn load(state: *mut lua_State) -> c_int {
+    unsafe {
+        let core = upvalue_core(state);
+        ffi::lua_settop(state, 1);
+        ffi::lua_pushvalue(state, ffi::lua_upvalueindex(2));
+        let path = bytes_at(state, 1);
+        let file = std::str::from_utf8(path).ok().and_then(|path| core.template.files.get(path.trim_start_matches('/')));
+        let done = match file {
+            Some(source) => push_chunk(state, &chunk_name(b'@', path), source.bytecode(), 2),
+            None => {
+                push_str(state, b"no module present at resolved path");
+                false
+            }
+        };
+        if !done {
+            ffi::lua_error(state);
+        }
+        1
+    }
+}
+
+/// `entry_path()`: where the template starts.
+unsafe extern "C-unwind" fn entry_path(state: *mut lua_State) -> c_int {
+    unsafe {
+        let found = require::entry(&upvalue_core(state).template);
+        push_found(state, found)
+    }
+}
+
+unsafe fn push_found(state: *mut lua_State, found: require::Found) -> c_int {
+    unsafe {
+        let done = match found {
+            Ok(path) => {
+                push_str(state, format!("/{path}").as_bytes());
+                true
+            }
+            Err(text) => {
+                push_str(state, text.as_bytes());
+                false
+            }
+        };
+        if !done {
+            ffi::lua_error(state);
+        }
+        1
+    }
+}
+
+/// `ended(thread)`: whether the thread will never go on.
+unsafe extern "C-unwind" fn ended(state: *mut lua_State) -> c_int {
+    // SAFETY: called by Luau.
+    unsafe {
+        let co = ffi::lua_tothread(state, 1);
+        let gone = !co.is_null() && (is_ended(co) || matches!(ffi::lua_costatus(state, co), ffi::LUA_COFIN | ffi::LUA_COERR));
+        ffi::lua_pushboolean(state, gone.into());
+        1
+    }
+}
+
+/// `keep(exports)`: from now on the handler is found without Luau's help.
+unsafe extern "C-unwind" fn keep(state: *mut lua_State) -> c_int {
+    unsafe {
+        ffi::lua_settop(state, 1);
+        if ffi::lua_getmetatable(state, ffi::lua_upvalueindex(2)) != 0 {
+            ffi::lua_insert(state, 1);
+            ffi::lua_rawseti_(state, 1, slot::EXPORTS);
+        }
+        0
+    }
+}
+
+/// `resolve(path)`: the absolute path of the module, that of the calling file if there is one, and the place of the call.
+unsafe extern "C-unwind" fn resolve(state: *mut lua_State) -> c_int {
+    unsafe {
+        let core = upvalue_core(state);
+        if ffi::lua_type(state, 1) != ffi::LUA_TSTRING {
+            let name = CStr::from_ptr(ffi::luaL_typename(state, 1));
+            let text = format!("bad argument #1 to 'require' (string expected, got {})", name.to_string_lossy());
+            push_str(state, text.as_bytes());
+            drop(text);
+            ffi::lua_error(state);
+        }
+        ffi::lua_settop(state, 1);
+        let mut frame: ffi::lua_Debug = std::mem::zeroed();
+        let caller = caller_file(state, &mut frame);
+        let requirer = caller.map(|source| &source[1..]).unwrap_or_default();
+        let found = {
+            let path = String::from_utf8_lossy(bytes_at(state, 1));
+            require::resolve(&core.template, requirer, &path)
+        };
+        push_found(state, found);
+        match caller {
+            Some(source) => {
+                push_str(state, source.as_bytes());
+                push_str(state, format!("{source}:{}", frame.currentline).as_bytes());
+            }
+            None => {
+                ffi::lua_pushnil(state);
+                push_str(state, b"a chunk without a file");
+            }
+        }
+        3
+    }
+}
+
+/// The file, with its leading slash, of the nearest Luau function that is one of the template's.
+unsafe fn caller_file<'a>(state: *mut lua_State, frame: &mut ffi::lua_Debug) -> Option<&'a str> {
+    unsafe {
+        let mut level = 1;
+        while ffi::lua_getinfo(state, level, c"sl".as_ptr(), frame) != 0 {
+            let source = CStr::from_ptr(frame.source).to_bytes();
+            if source.starts_with(b"@/") {
+                return std::str::from_utf8(&source[1..]).ok();
+            }
+            level += 1;
+        }
+        None
+    }
+}
+
+// ---- tracebacks -----------------------------------------------------------------------------------------
+
+const FRAMES_SHOWN: usize = 20;
+
+/// Walks the Luau frames of a thread, innermost first, without the engine's own: `(depth, file, line, name)`. Runs no
+/// Luau and allocates nothing in it.
+pub unsafe fn frames(co: *mut lua_State, level: c_int, mut each: impl FnMut(usize, &str, c_int, Option<&str>)) {
+    // SAFETY: by the caller, a live thread; the texts of a frame are copied or used before the next is looked at.
+    unsafe {
+        let mut frame: ffi::lua_Debug = std::mem::zeroed();
+        let mut level = level;
+        let mut depth = 0;
+        while ffi::lua_getinfo(co, level, c"sln".as_ptr(), &mut frame) != 0 {
+            level += 1;
+            let source = CStr::from_ptr(frame.source);
+            if source == BOOT_NAME || source == c"=[C]" {
+                continue;
+            }
+            let file = CStr::from_ptr(frame.short_src).to_string_lossy();
+            let name = if frame.name.is_null() { c"" } else { CStr::from_ptr(frame.name) }.to_string_lossy();
+            each(depth, &file, frame.currentline, Some(&*name).filter(|name| !name.is_empty()));
+            depth += 1;
+        }
+    }
+}
+
+/// Appends the stack of a thread that ended with an error, one line per frame, in the template's terms.
+pub unsafe fn traceback(co: *mut lua_State, template: &str, out: &mut String) {
+    use std::fmt::Write;
+    // SAFETY: by the caller.
+    unsafe {
+        frames(co, 0, |depth, file, line, name| {
+            match depth.cmp(&FRAMES_SHOWN) {
+                std::cmp::Ordering::Less => {
+                    let _ = write!(out, "\n\ttemplate '{template}' {file}:{line}");
+                }
+                std::cmp::Ordering::Equal => out.push_str("\n\t..."),
+                std::cmp::Ordering::Greater => {}
+            }
+            if let (Some(name), true) = (name, depth < FRAMES_SHOWN) {
+                let _ = write!(out, " in function '{name}'");
+            }
+        });
+    }
+}

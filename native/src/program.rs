@@ -1,0 +1,196 @@
+//! What a tenant runs: templates with their files. Equal sources are one object in the whole process, compiled once.
+
+use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError, Weak};
+
+use mlua::ffi;
+use rustc_hash::FxHashMap;
+
+use crate::msgpack::Reader;
+
+/// The name of the template that comes first for every tenant.
+pub const BUILTINS: &str = "$builtins";
+
+/// A source longer than this is an error before anything compiles it.
+static SOURCE_BYTES_MAX: AtomicUsize = AtomicUsize::new(262_144);
+
+pub fn source_bytes_max() -> usize {
+    SOURCE_BYTES_MAX.load(Ordering::Relaxed)
+}
+
+/// Set once by each engine from the process's one configuration.
+pub fn set_source_bytes_max(bytes: usize) {
+    SOURCE_BYTES_MAX.store(bytes, Ordering::Relaxed);
+}
+
+/// A complaint of the compiler.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SyntaxError {
+    pub line: u32,
+    pub text: String,
+}
+
+/// The text of one file and, once somebody has needed it, its bytecode.
+pub struct Source {
+    text: Box<[u8]>,
+    bytecode: OnceLock<Result<Box<[u8]>, SyntaxError>>,
+}
+
+impl Source {
+    pub fn bytecode(&self) -> &Result<Box<[u8]>, SyntaxError> {
+        self.bytecode.get_or_init(|| compile(&self.text))
+    }
+
+    /// The one object with this text.
+    pub fn shared(text: &[u8]) -> Arc<Source> {
+        let mut pool = POOL.lock().unwrap_or_else(PoisonError::into_inner);
+        pool.intern(text)
+    }
+}
+
+/// All sources that some program holds, by a keyed hash; equal hashes are told apart by their bytes.
+struct Pool {
+    hasher: RandomState,
+    sources: FxHashMap<u64, Vec<Weak<Source>>>,
+    prune_at: usize,
+}
+
+static POOL: LazyLock<Mutex<Pool>> =
+    LazyLock::new(|| Mutex::new(Pool { hasher: RandomState::new(), sources: FxHashMap::default(), prune_at: 256 }));
+
+impl Pool {
+    fn intern(&mut self, text: &[u8]) -> Arc<Source> {
+        if self.sources.len() >= self.prune_at {
+            self.sources.retain(|_, same| {
+                same.retain(|source| source.strong_count() > 0);
+                !same.is_empty()
+            });
+            self.prune_at = (2 * self.sources.len()).max(256);
+        }
+        let same = self.sources.entry(self.hasher.hash_one(text)).or_default();
+        if let Some(found) = same.iter().filter_map(Weak::upgrade).find(|source| *source.text == *text) {
+            return found;
+        }
+        let source = Arc::new(Source { text: text.into(), bytecode: OnceLock::new() });
+        same.push(Arc::downgrade(&source));
+        source
+    }
+}
+
+/// Compiles text. Bytecode handed in as text is a syntax error like any other.
+pub fn compile(text: &[u8]) -> Result<Box<[u8]>, SyntaxError> {
+    let max = source_bytes_max();
+    if text.len() > max {
+        return Err(SyntaxError { line: 1, text: format!("the source has {} bytes, more than the {max} allowed", text.len()) });
+    }
+    let mut options = ffi::lua_CompileOptions::default();
+    options.optimizationLevel = 2;
+    options.debugLevel = 1;
+    options.typeInfoLevel = 1;
+    // SAFETY: the options hold no pointers, and the compiler copies what it needs of the text.
+    let bytecode = unsafe { ffi::luau_compile(text, options) };
+    if bytecode.first() != Some(&0) {
+        return Ok(bytecode.into());
+    }
+    // A failed compilation is a zero byte and ":LINE: MESSAGE".
+    let text = String::from_utf8_lossy(&bytecode[1..]);
+    let (line, cause) = text.trim_start_matches(':').split_once(':').unwrap_or(("1", &text));
+    Err(SyntaxError { line: line.parse().unwrap_or(1), text: cause.trim().to_string() })
+}
+
+/// One template of a tenant, ready to be given an isolate in any VM.
+pub struct Template {
+    pub name: Box<str>,
+    /// Module path of the entry, such as `init`.
+    pub entry: Box<str>,
+    pub files: FxHashMap<Box<str>, Arc<Source>>,
+    events: Box<[Box<str>]>,
+    pub caps: Box<[Box<str>]>,
+}
+
+impl Template {
+    /// Whether the event is one of the template's.
+    pub fn listens(&self, event: &str) -> bool {
+        self.events.iter().any(|name| &**name == event || &**name == "*")
+    }
+
+    /// Whether the template holds a capability: literally, or because it holds all of them.
+    pub fn has_cap(&self, cap: &[u8]) -> bool {
+        self.caps.iter().any(|held| held.as_bytes() == cap || &**held == "*")
+    }
+
+    /// The template without files that a script of `submit_script` runs as; named like its chunk, with every capability.
+    pub fn script(chunk_name: &str) -> Arc<Template> {
+        Arc::new(Template::all_events(chunk_name))
+    }
+
+    fn all_events(name: &str) -> Template {
+        let all = || Box::from([Box::from("*")]);
+        Template { name: name.into(), entry: "init".into(), files: FxHashMap::default(), events: all(), caps: all() }
+    }
+
+    /// The built-in tree: a msgpack map of path -> source. None if it is empty.
+    pub fn builtins(files: &[u8], caps: &[String]) -> Result<Option<Arc<Template>>, String> {
+        if files.is_empty() {
+            return Ok(None);
+        }
+        let files = read_files(&mut Reader::new(files))?;
+        if files.is_empty() {
+            return Ok(None);
+        }
+        let caps = caps.iter().map(|cap| cap.as_str().into()).collect();
+        Ok(Some(Arc::new(Template { files, caps, ..Template::all_events(BUILTINS) })))
+    }
+
+    /// One item of `Program::parse`'s list.
+    pub fn parse(bytes: &[u8]) -> Result<Arc<Template>, String> {
+        let mut reader = Reader::new(bytes);
+        let template = Template::read(&mut reader)?;
+        if reader.is_empty() { Ok(Arc::new(template)) } else { Err("bytes follow the template".into()) }
+    }
+
+    fn read(reader: &mut Reader) -> Result<Template, String> {
+        if reader.array()? != 5 {
+            return Err("a template is a list of five items".into());
+        }
+        let name: Box<str> = reader.text()?.into();
+        let entry = reader.text()?;
+        let entry = entry.strip_suffix(".luau").or_else(|| entry.strip_suffix(".lua")).unwrap_or(entry).into();
+        let files = read_files(reader)?;
+        let events = read_texts(reader)?;
+        let caps = read_texts(reader)?;
+        Ok(Template { name, entry, files, events, caps })
+    }
+}
+
+fn read_files(reader: &mut Reader) -> Result<FxHashMap<Box<str>, Arc<Source>>, String> {
+    let n = reader.map()?;
+    let mut files = FxHashMap::default();
+    for _ in 0..n {
+        let path = reader.text()?.trim_start_matches('/').into();
+        files.insert(path, Source::shared(reader.bytes()?));
+    }
+    Ok(files)
+}
+
+fn read_texts(reader: &mut Reader) -> Result<Box<[Box<str>]>, String> {
+    let n = reader.array()?;
+    (0..n).map(|_| reader.text().map(Box::from)).collect()
+}
+
+/// The templates of a tenant, in dispatch order.
+#[derive(Default)]
+pub struct Program {
+    pub templates: Vec<Arc<Template>>,
+}
+
+impl Program {
+    /// Reads the msgpack list of `[name, entry, {path: source}, [event, ...], [capability, ...]]`.
+    pub fn parse(bytes: &[u8]) -> Result<Arc<Program>, String> {
+        let mut reader = Reader::new(bytes);
+        let n = reader.array()?;
+        let templates = (0..n).map(|_| Template::read(&mut reader).map(Arc::new)).collect::<Result<_, _>>()?;
+        if reader.is_empty() { Ok(Arc::new(Program { templates })) } else { Err("bytes follow the program".into()) }
+    }
+}
