@@ -87,7 +87,8 @@ RESTART_STEPS_MAX = 5
 HEALTHY_AFTER_S = 60.0
 CRASH_LOOP_FAILURES = 10
 CRASH_LOOP_INTERVAL_S = 60.0
-DRAIN_S = 10.0
+#: What is left of the 10 s that an orderly end may take goes to cursors, connections and the database.
+DRAIN_S = 8.0
 DEAF_MS = 1_500
 QUARANTINE_FIRST_S = 10.0
 QUARANTINE_MAX_S = 300.0

@@ -1,0 +1,208 @@
+"""The main of the master: claims, database, upstream, workers, API, in this order, and all of it back again.
+
+It wires and decides nothing: each part stands in its own module. Only the order is known here. What must be forked is
+forked first, what others need is opened before and closed after them, and PostgreSQL ends last.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import uvloop
+
+from pytw.config import Config, without_password
+from pytw.errors import ConfigError, DatabaseUnreachable, PytwError
+from pytw.main import banner
+from pytw.main.claims import DataDir, bind
+from pytw.main.console import PORT as CONSOLE_PORT
+from pytw.main.console import console
+from pytw.main.database import open_database, start_embedded
+from pytw.main.forkserver import ForkServer
+from pytw.main.health import Health
+from pytw.main.interface import Interface
+from pytw.main.options import ServeOptions
+from pytw.main.reaper import reap_strangers
+from pytw.main.signals import Signals
+from pytw.main.topology import Topology
+from pytw.main.upstream import open_discord, open_mock
+from pytw.main.workers import Surroundings, Workers
+from pytw.storage.postgres import EmbeddedPostgres
+from pytw.storage.stores import Stores
+
+log = logging.getLogger(__name__)
+
+#: How long the banner waits for the gateway; a Discord that is away must not hold up the API.
+GATEWAY_WAIT_S = 5.0
+GATEWAY_LOOK_S = 0.02
+
+
+def run(config: Config, options: ServeOptions) -> int:
+    """`tw serve` of every type but the internal one; returns the exit code.
+
+    Raises:
+        ConfigError and its kinds: what the operator must change; each has its own exit code.
+    """
+    fork_server = None if options.worker_type == "threadpool" else ForkServer.start()
+    postgres: EmbeddedPostgres | None = None
+    try:
+        data_dir = DataDir.claim(config.data_dir)
+        listener = bind(config.addrs.template_worker, key="addrs.template_worker", flag="--listen")
+        postgres = start_embedded(config, data_dir.path)
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(_Master(config, options, data_dir.path, listener, postgres, fork_server).serve())
+    finally:
+        if postgres is not None:
+            postgres.stop()
+        if fork_server is not None:
+            fork_server.close()
+
+
+class _Master:
+    """One run of the master."""
+
+    def __init__(
+        self,
+        config: Config,
+        options: ServeOptions,
+        data_dir: Path,
+        listener: socket.socket,
+        postgres: EmbeddedPostgres | None,
+        fork_server: ForkServer | None,
+    ) -> None:
+        self._config = config
+        self._options = options
+        self._data_dir = data_dir
+        self._listener = listener
+        self._postgres = postgres
+        self._fork_server = fork_server
+        self._workers: Workers | None = None
+        self._interface: Interface | None = None
+        self._health: Health | None = None
+        self._failure: ConfigError | None = None
+
+    async def serve(self) -> int:
+        """Up, until a signal or a failure that nobody here can mend; then down in order."""
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(ThreadPoolExecutor(self._options.threads_master, "tw-blocking"))
+        self._signals = Signals(at_once=self._kill, replace=self._replace)
+        async with AsyncExitStack() as stack:
+            starting = loop.create_task(self._start(stack))
+            ending = loop.create_task(self._signals.ending.wait())
+            try:
+                await asyncio.wait((starting, ending), return_when=asyncio.FIRST_COMPLETED)
+                if starting.done():
+                    starting.result()
+                    await ending
+                    await self._drain()
+            finally:
+                for task in (starting, ending):
+                    task.cancel()
+                await asyncio.gather(starting, ending, return_exceptions=True)
+        if self._failure is not None:
+            raise self._failure
+        return 0
+
+    # ---- up ------------------------------------------------------------------------------------
+
+    async def _start(self, stack: AsyncExitStack) -> None:
+        config, options = self._config, self._options
+        dev = config.dev_mode(dev=options.dev)
+        if self._fork_server is not None:
+            self._fork_server.attach(asyncio.get_running_loop())
+        stack.enter_context(console(CONSOLE_PORT if options.console else 0))
+        self._background(stack, reap_strangers())
+        url = self._postgres.url if self._postgres is not None else config.meta.postgres_url
+        database = await open_database(url, options.max_db_connections)
+        stores = Stores(database, config.limits)
+        stack.push_async_callback(stores.close)
+        if self._postgres is not None:
+            self._background(stack, self._postgres.supervise())
+        upstream = await (open_mock() if dev else open_discord(config))
+        stack.push_async_callback(upstream.close)
+        topology = Topology.choose(options, upstream.recommended_shards)
+        if warning := options.thread_warning(topology.workers):
+            log.warning("%s", warning)
+        self._workers = workers = Workers(
+            Surroundings(config, options, topology, upstream, stores, self._fork_server, self._crash_loop)
+        )
+        stack.push_async_callback(workers.close)
+        self._health = health = Health(workers, database, dev=dev)
+        self._interface = Interface(config, dev=dev, workers=workers, stores=stores, upstream=upstream, health=health)
+        await self._interface.open(self._listener, self._data_dir)
+        stack.push_async_callback(self._interface.close)
+        await workers.start()
+        await workers.wait_ready()
+        await _gateway(workers)
+        health.started = True
+        self._show(topology, dev=dev, url=url)
+
+    def _show(self, topology: Topology, *, dev: bool, url: str) -> None:
+        host, port = self._listener.getsockname()[:2]
+        database = "embedded PostgreSQL" if self._postgres is not None else without_password(url).partition("?")[0]
+        print(  # noqa: T201 - the banner is what the command prints
+            banner.text(
+                self._config,
+                topology,
+                address=f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
+                dev=dev,
+                database=database,
+                console_port=CONSOLE_PORT if self._options.console else 0,
+            ),
+            flush=True,
+        )
+
+    def _background(self, stack: AsyncExitStack, work: object) -> None:
+        """Runs *work* beside everything else; if it fails, the master ends with its reason."""
+        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)  # type: ignore[arg-type]
+        task.add_done_callback(self._background_ended)
+        stack.callback(task.cancel)
+
+    def _background_ended(self, task: asyncio.Task[None]) -> None:
+        if task.cancelled() or (error := task.exception()) is None:
+            return
+        log.critical("cannot go on: %s", error, exc_info=None if isinstance(error, PytwError) else error)
+        self._fail(DatabaseUnreachable(str(error)) if isinstance(error, PytwError) else ConfigError(str(error)))
+
+    def _crash_loop(self, worker_id: int) -> None:
+        if self._options.abort_on_crash_loop:
+            self._fail(
+                ConfigError(f"worker {worker_id} failed ten times in a row", hint="--abort-on-crash-loop is set")
+            )
+
+    def _fail(self, error: ConfigError) -> None:
+        self._failure = error
+        self._signals.ending.set()
+
+    # ---- down ----------------------------------------------------------------------------------
+
+    async def _drain(self) -> None:
+        assert self._health is not None
+        assert self._workers is not None
+        assert self._interface is not None
+        self._health.ending = True
+        self._interface.stop_intake()
+        in_time = await self._workers.drain()
+        log.info("all workers have ended" if in_time else "what still ran was cut off")
+
+    def _kill(self) -> None:
+        if self._workers is not None:
+            self._workers.kill()
+
+    def _replace(self) -> None:
+        if self._workers is not None:
+            self._workers.replace_all()
+
+
+async def _gateway(workers: Workers) -> None:
+    """Waits a little for the shards, so that what the banner suggests works at once."""
+    try:
+        async with asyncio.timeout(GATEWAY_WAIT_S):
+            while not workers.gateway_ready:  # noqa: ASYNC110 - shards of two kinds of workers report on their own
+                await asyncio.sleep(GATEWAY_LOOK_S)
+    except TimeoutError:
+        log.warning("the gateway is not connected yet; the API serves meanwhile")

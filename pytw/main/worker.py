@@ -1,0 +1,208 @@
+"""The main of a worker process: one `Worker`, its shards, one link to the master. It ends with either of the two.
+
+In order: title, rights away, watchdog, link, VM threads, gates, READY, shards. Rights go before the first thread exists,
+and after everything that needs them: what is imported and read later must be readable by a worker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+from contextlib import ExitStack, suppress
+
+import msgspec
+import setproctitle
+import uvloop
+
+from pytw import observe
+from pytw.discord import DiscordRest
+from pytw.errors import ConfigError, PytwError
+from pytw.limits import DEAF_MS, DRAIN_S
+from pytw.main import rights
+from pytw.main.console import console
+from pytw.main.options import ServeOptions
+from pytw.main.shards import ShardSet
+from pytw.main.topology import shards_of
+from pytw.mesophyll.client import MesophyllClient
+from pytw.mesophyll.proxies import CursorClient, DbClient, ForwardClient, IdentifyClient
+from pytw.mesophyll.records import Kind
+from pytw.worker.serve import WorkerServe
+from pytw.worker.spec import WorkerSpec
+from pytw.worker.vms import start_watchdog
+from pytw.worker.worker import Worker
+
+log = logging.getLogger(__name__)
+
+TOKEN_VARIABLE = "MESOPHYLL_CLIENT_TOKEN"
+METRICS_S = 5.0
+#: Two hops more than an event that arrived at home.
+FORWARD_GRACE_S = 2.0
+#: How a worker ends whose link was lost: the supervisor starts another one.
+LINK_LOST = 72
+_encode = msgspec.msgpack.Encoder().encode
+
+
+def title(worker_id: int, workers: int) -> str:
+    """What `pgrep -f "worker-id 0"` finds."""
+    return f"tw --worker-type processpoolworker --worker-id {worker_id} --process-workers {workers}"
+
+
+def run_forked(spec: bytes, token: str, blame_fd: int, master_pidfd: int) -> int:
+    """The entry of the fork server's children."""
+    return run(msgspec.msgpack.decode(spec, type=WorkerSpec), token, blame_fd=blame_fd, master_pidfd=master_pidfd)
+
+
+def run_by_hand(options: ServeOptions) -> int:
+    """`tw serve --worker-type processpoolworker`: the master at ``--mesophyll`` tells the rest in its WELCOME."""
+    assert options.worker_id is not None
+    assert options.process_workers is not None
+    spec = WorkerSpec(
+        worker_id=options.worker_id,
+        workers=options.process_workers,
+        mesophyll=options.mesophyll,
+        vm_threads=options.threads_worker,
+        builtins_dir=options.builtins_dir,
+        worker_debug=options.worker_debug,
+        exit_on_deaf=True,
+    )
+    return run(spec, os.environ.get(TOKEN_VARIABLE, ""))
+
+
+def run(spec: WorkerSpec, token: str, *, blame_fd: int = -1, master_pidfd: int = -1) -> int:
+    """Runs one worker to its end; returns the exit code."""
+    setproctitle.setproctitle(title(spec.worker_id, spec.workers))
+    # Whoever reads our environment later shall not find it.
+    os.environ.pop(TOKEN_VARIABLE, None)
+    # The terminal's Ctrl-C reaches us too; the master says when we end.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    observe.setup_logging(spec.log_level, json_lines=spec.log_json, worker=spec.worker_id)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        try:
+            return runner.run(_main(spec, token, blame_fd, master_pidfd))
+        except ConfigError as e:
+            log.error("%s", e)
+            return e.exit_code
+        except PytwError as e:
+            log.error("worker ends: %s", e)
+            return 1
+
+
+async def _main(spec: WorkerSpec, token: str, blame_fd: int, master_pidfd: int) -> int:
+    return await _Process(spec, blame_fd).run(token, master_pidfd)
+
+
+class _Process:
+    """What lives in a worker process, and who tells whom."""
+
+    def __init__(self, spec: WorkerSpec, blame_fd: int) -> None:
+        self._spec = spec
+        self._ending = asyncio.Event()
+        self._code = 0
+        self._client = client = MesophyllClient(
+            spec.worker_id, spec.epoch, {}, on_lost=self._link_lost, stats=self._stats
+        )
+        self._cursors = CursorClient(client)
+        self._rest = DiscordRest(spec.discord.api_base, spec.discord.token) if spec.discord else DiscordRest("", "")
+        self._worker = Worker(spec, DbClient(client), self._rest, on_blame=self._blame, blame_fd=blame_fd)
+        self._serve = WorkerServe(self._worker, on_drain=self._stop_intake, drained=self._drained)
+        client.serve(self._serve.handlers())
+        self._shards: ShardSet | None = None
+        if spec.discord is not None:
+            self._shards = ShardSet(
+                spec.discord,
+                shards_of(spec.worker_id, spec.workers, spec.discord.shards),
+                self._worker,
+                slots=IdentifyClient(client),
+                cursors=self._cursors,
+                forwarder=ForwardClient(client, timeout_s=spec.limits.event_deadline_ms / 1000 + FORWARD_GRACE_S),
+                on_change=self._tell_ready,
+            )
+        self._rights: dict[str, bool] = {}
+        self._started = False
+
+    async def run(self, token: str, master_pidfd: int) -> int:
+        """Up, until the master or its link says it is over; then down in order. Returns the exit code."""
+        with ExitStack() as stack:
+            return await self._run(token, master_pidfd, stack)
+
+    async def _run(self, token: str, master_pidfd: int, stack: ExitStack) -> int:
+        spec, loop = self._spec, asyncio.get_running_loop()
+        stack.enter_context(console(spec.console_port))
+        if spec.drop_rights:
+            self._rights = rights.reduce(spec.worker_id, may_bind=bool(spec.console_port))
+        start_watchdog(master_pidfd=master_pidfd, deaf_ms=DEAF_MS, exit_on_deaf=spec.exit_on_deaf)
+        loop.add_signal_handler(signal.SIGTERM, self._terminated)
+        await self._client.connect(spec.mesophyll, token)
+        telling = asyncio.create_task(self._tell_metrics(), name="metrics")
+        try:
+            await self._worker.start()
+            self._started = True
+            self._tell_ready()
+            if self._shards is not None:
+                self._shards.start()
+            await self._ending.wait()
+        finally:
+            telling.cancel()
+            await self._close()
+        return self._code
+
+    async def _close(self) -> None:
+        if self._shards is not None:
+            await self._shards.close()
+        await self._worker.close()
+        await self._rest.close()
+        with suppress(PytwError):
+            await self._client.close("the worker ends")
+
+    # ---- what the link brings ------------------------------------------------------------------
+
+    def _link_lost(self, reason: str) -> None:
+        if not self._ending.is_set():
+            log.error("the link to the master is gone (%s): ending", reason)
+            self._code = LINK_LOST
+            self._ending.set()
+
+    async def _stop_intake(self) -> None:
+        if self._shards is not None:
+            self._shards.stop_intake()
+
+    async def _drained(self) -> None:
+        if self._shards is not None:
+            await self._shards.close()
+        # The answer to DRAIN leaves first: the link is flushed when it is closed.
+        asyncio.get_running_loop().call_soon(self._ending.set)
+
+    def _terminated(self) -> None:
+        log.info("SIGTERM: finishing what runs")
+        self._draining = asyncio.create_task(self._drain())
+
+    async def _drain(self) -> None:
+        await self._stop_intake()
+        await self._worker.drain(DRAIN_S)
+        await self._drained()
+
+    # ---- what the master is told ---------------------------------------------------------------
+
+    def _tell_ready(self) -> None:
+        if not self._started:
+            return
+        parts = dict(self._worker.parts)
+        if self._shards is not None:
+            parts["gateway"] = self._shards.ready
+        parts |= {f"rights.{name}": held for name, held in self._rights.items()}
+        self._client.send(Kind.READY, 0, _encode(parts))
+
+    def _blame(self, tenant: int, milliseconds: int) -> None:
+        self._client.send(Kind.BLAME, tenant, _encode((milliseconds,)))
+
+    def _stats(self) -> dict[str, float]:
+        return {**self._worker.stats(), **(self._shards.counts() if self._shards is not None else {})}
+
+    async def _tell_metrics(self) -> None:
+        while True:
+            await asyncio.sleep(METRICS_S)
+            text = observe.metrics.exposition(self._spec.worker_id)
+            self._client.send(Kind.METRICS, 0, _encode((text,)))
