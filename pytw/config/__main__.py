@@ -86,7 +86,8 @@ def _row(key: Key) -> str:
     name = key.path.rpartition(".")[2]
     text = (key.rules.description or "").replace("|", "\\|")
     secret = " Secret." if key.secret else ""
-    return f"| `{name}` | {text}{secret} | {key.expected}{_unit(key)} | {_default(key)} | {variables} |"
+    later = " No effect in this version." if key.later else ""
+    return f"| `{name}` | {text}{secret}{later} | {key.expected}{_unit(key)} | {_default(key)} | {variables} |"
 
 
 def _exit_codes() -> str:

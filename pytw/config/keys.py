@@ -32,6 +32,11 @@ class Key(NamedTuple):
         return bool((self.rules.extra or {}).get("secret"))
 
     @property
+    def later(self) -> bool:
+        """Whether it has no effect in this version."""
+        return bool((self.rules.extra or {}).get("later"))
+
+    @property
     def expected(self) -> str:
         """What the key accepts, in words: for errors and for the documentation."""
         base, rules = get_args(self.type)[0], self.rules

@@ -99,6 +99,9 @@ def read(
         for name in sorted(environ)
         if name.startswith("TW_") and name not in variables and name not in OTHER_VARIABLES
     ]
+    idle = [path for path, value in values.items() if known[path].later and value != known[path].default]
+    if idle:
+        warnings.append(f"no effect in this version: {', '.join(idle)}")
     tree = {}
     for path, value in values.items():
         section, _, name = path.rpartition(".")

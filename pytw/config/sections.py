@@ -23,16 +23,26 @@ _ADDRESS_TEXT = "HOST:PORT, such as 127.0.0.1:60000"
 _URL_TEXT = "an address that starts with http:// or https://"
 
 
-def _text(description: str, pattern: str | None = None, expected: str | None = None, *, secret: bool = False) -> Meta:
-    return Meta(pattern=pattern, description=description, extra={"expected": expected, "secret": secret})
+def _text(
+    description: str,
+    pattern: str | None = None,
+    expected: str | None = None,
+    *,
+    secret: bool = False,
+    later: bool = False,
+) -> Meta:
+    """*later*: accepted, so that the reference's files stay whole, and without effect in this version."""
+    extra = {"expected": expected, "secret": secret, "later": later}
+    return Meta(pattern=pattern, description=description, extra=extra)
 
 
-def _url(description: str) -> Meta:
-    return _text(description, r"^(https?://[^\s/]+.*)?$", _URL_TEXT)
+def _url(description: str, *, later: bool = False) -> Meta:
+    return _text(description, r"^(https?://[^\s/]+.*)?$", _URL_TEXT, later=later)
 
 
-def _id(description: str) -> Meta:
-    return Meta(ge=0, le=(1 << 63) - 1, description=description, extra={"expected": "a Discord id (a whole number)"})
+def _id(description: str, *, later: bool = False) -> Meta:
+    extra = {"expected": "a Discord id (a whole number)", "later": later}
+    return Meta(ge=0, le=(1 << 63) - 1, description=description, extra=extra)
 
 
 class DiscordAuth(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -40,9 +50,11 @@ class DiscordAuth(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         str, _text("Token of the bot. Without it `tw serve` runs in dev mode, on the mock Discord.", secret=True)
     ] = ""
     client_id: Annotated[int, _id("Application id, for the login of the website. 0: not set.")] = 0
-    client_secret: Annotated[str, _text("OAuth2 secret of the application.", secret=True)] = ""
+    client_secret: Annotated[str, _text("OAuth2 secret of the application.", secret=True, later=True)] = ""
     root_users: Annotated[list[int], Meta(description="Ids of the users who may do everything.")] = []
-    allowed_redirects: Annotated[list[str], Meta(description="Addresses that a login may return to.")] = []
+    allowed_redirects: Annotated[
+        list[str], Meta(description="Addresses that a login may return to.", extra={"later": True})
+    ] = []
 
 
 class MetaSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -56,30 +68,36 @@ class MetaSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         ),
     ] = ""
     proxy: Annotated[str, _url("Address that takes the place of https://discord.com for REST requests.")] = ""
-    support_server_invite: Annotated[str, _text("Invite that error messages show.")] = ""
-    sandwich_http_api: Annotated[str, _url("Sandwich gateway proxy. Empty: own gateway shards.")] = ""
-    default_error_channel: Annotated[int, _id("Channel for errors of templates that name none. 0: none.")] = 0
+    support_server_invite: Annotated[str, _text("Invite that error messages show.", later=True)] = ""
+    sandwich_http_api: Annotated[str, _url("Sandwich gateway proxy. Empty: own gateway shards.", later=True)] = ""
+    default_error_channel: Annotated[
+        int, _id("Channel for errors of templates that name none. 0: none.", later=True)
+    ] = 0
 
 
 class Sites(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    api: Annotated[str, _url("Public address of this API.")] = ""
-    frontend: Annotated[str, _url("Public address of the website.")] = ""
-    docs: Annotated[str, _url("Public address of the documentation.")] = ""
+    api: Annotated[str, _url("Public address of this API.", later=True)] = ""
+    frontend: Annotated[str, _url("Public address of the website.", later=True)] = ""
+    docs: Annotated[str, _url("Public address of the documentation.", later=True)] = ""
 
 
 class Servers(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    main: Annotated[int, _id("Guild of the people who run the bot. 0: none.")] = 0
+    main: Annotated[int, _id("Guild of the people who run the bot. 0: none.", later=True)] = 0
 
 
 class ObjectStorage(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    type: Annotated[Literal["local", "s3-like"], Meta(description="Where objects are kept.")] = "local"
-    base_path: Annotated[str, _text("Folder (local) or prefix (s3-like). Empty: `objects` in `data_dir`.")] = ""
-    endpoint: Annotated[str, _text("HOST:PORT of the S3 service.")] = ""
-    secure: Annotated[bool, Meta(description="HTTPS to the S3 service.")] = False
-    cdn_secure: Annotated[bool, Meta(description="HTTPS in signed URLs.")] = False
-    cdn_endpoint: Annotated[str, _text("HOST:PORT in signed URLs. Empty: `endpoint`.")] = ""
-    access_key: Annotated[str, _text("Access key of the S3 service.", secret=True)] = ""
-    secret_key: Annotated[str, _text("Secret key of the S3 service.", secret=True)] = ""
+    type: Annotated[Literal["local", "s3-like"], Meta(description="Where objects are kept.", extra={"later": True})] = (
+        "local"
+    )
+    base_path: Annotated[
+        str, _text("Folder (local) or prefix (s3-like). Empty: `objects` in `data_dir`.", later=True)
+    ] = ""
+    endpoint: Annotated[str, _text("HOST:PORT of the S3 service.", later=True)] = ""
+    secure: Annotated[bool, Meta(description="HTTPS to the S3 service.", extra={"later": True})] = False
+    cdn_secure: Annotated[bool, Meta(description="HTTPS in signed URLs.", extra={"later": True})] = False
+    cdn_endpoint: Annotated[str, _text("HOST:PORT in signed URLs. Empty: `endpoint`.", later=True)] = ""
+    access_key: Annotated[str, _text("Access key of the S3 service.", secret=True, later=True)] = ""
+    secret_key: Annotated[str, _text("Secret key of the S3 service.", secret=True, later=True)] = ""
 
 
 class Addrs(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
