@@ -206,7 +206,7 @@ def test_help_is_for_every_command_and_imports_none(capsys):
 
 def test_config_show_hides_secrets_and_says_where_values_came_from(capsys, tmp_path, monkeypatch):
     (tmp_path / "config.yaml").write_text(
-        "discord_auth: {token: hunter2, client_secret: hunter2}\nlimits: {slice_ms: 7}"
+        "discord_auth: {token: hunter2}\nlimits: {slice_ms: 7}"
     )
     monkeypatch.setenv("TW_DATABASE_URL", "postgres://u:hunter2@h/d")
     code, out, err = tw(capsys, "config", "show")
