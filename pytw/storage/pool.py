@@ -30,6 +30,8 @@ _AWAY = (
     asyncpg.TransactionRollbackError,
     asyncpg.ReadOnlySQLTransactionError,
     asyncpg.InvalidAuthorizationSpecificationError,
+    # What a connection raises that got the server's last words while it was idle.
+    asyncpg.InternalClientError,
 )
 
 
@@ -62,7 +64,7 @@ def translated() -> Iterator[None]:
     """Raises what `translate` makes of asyncpg's errors, with the cause kept."""
     try:
         yield
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError) as error:
         raise translate(error) from error
 
 

@@ -1,8 +1,9 @@
 """PostgreSQL as our own child: made, started, watched, restarted and ended by us.
 
 The server program itself is the child, not ``pg_ctl``: we are its parent, so we reap it, and no zombie is mistaken for
-a server. It gets SIGINT (fast shutdown) from the kernel when the thread that started it ends, so it must be started,
-and started again, from the main thread.
+a server. It gets SIGQUIT from the kernel when the thread that started it ends, so it must be started, and started
+again, from the main thread. SIGQUIT, because nobody is left to bound an orderly end, whose checkpoint takes as long as
+the disk does: the next start reads the write-ahead log instead.
 
 Where we are root it runs as another account, which may not be able to enter the directories above its data. It gets
 its two directories as open descriptors and names them ``/proc/self/fd/N``; no directory above has to be opened up.
@@ -328,7 +329,7 @@ class EmbeddedPostgres:
 
         def end_with_us() -> None:
             # After the change of account, which would clear it. The parent may have ended before this line.
-            if _prctl(_PR_SET_PDEATHSIG, int(signal.SIGINT), 0, 0, 0) or os.getppid() != parent:
+            if _prctl(_PR_SET_PDEATHSIG, int(signal.SIGQUIT), 0, 0, 0) or os.getppid() != parent:
                 os._exit(1)
 
         with self._directories(self._cluster) as (data, run, passed), open(self._log, "ab") as log:

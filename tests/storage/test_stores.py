@@ -1,20 +1,10 @@
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
 import pytest
 
-from pytw.storage.pool import open_pool
 from pytw.storage.stores import Stores
 from pytw.types import WorkerDb
 from tests.storage.workerdb_contract import WorkerDbContract
-
-
-@pytest.fixture
-async def stores(database_url: str) -> AsyncIterator[Stores]:
-    found = Stores(await open_pool(database_url, 3))
-    yield found
-    await found.close()
 
 
 class TestStores(WorkerDbContract):

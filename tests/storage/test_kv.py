@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+
+import msgpack
+import pytest
+
+from pytw.errors import RequestError
+from pytw.limits import KV_EXPIRY_ATTEMPTS_MAX, KV_FIND_ROWS_MAX
+from pytw.storage.kv import CLAIM, like_pattern
+from pytw.storage.stores import Stores
+from pytw.types import Id
+
+PAST = datetime(2020, 1, 1, tzinfo=UTC)
+ONE = bytes(msgpack.packb(1))
+
+
+async def _claims_end(stores: Stores) -> None:
+    """As if the time of every claim had passed."""
+    await stores.db.execute("UPDATE tenant_kv SET expiry_claimed_until = now() - interval '1 s'")
+
+
+async def test_claims_of_two_masters_never_overlap(stores: Stores) -> None:
+    """Two hundred due keys, claimed by four callers at once."""
+    for number in range(200):
+        await stores.kv.set(Id.guild(number << 22).key, "k", ["s"], ONE, PAST)
+    taken = await asyncio.gather(*(stores.kv.claim_expired(0, 1, limit=80) for _ in range(4)))
+    ids = [record.id for batch in taken for _, record in batch]
+    assert len(ids) == len(set(ids)) == 200
+
+
+async def test_each_worker_claims_its_own_tenants(stores: Stores) -> None:
+    for number in range(12):
+        await stores.kv.set(Id.user(number << 22).key, "k", ["s"], ONE, PAST)
+    for worker in range(3):
+        claimed = await stores.kv.claim_expired(worker, 3, limit=100)
+        assert sorted(Id.of(tenant).snowflake >> 22 for tenant, _ in claimed) == list(range(worker, 12, 3))
+
+
+async def test_oldest_come_first_and_no_more_than_asked(stores: Stores) -> None:
+    for year in (2003, 2001, 2002):
+        await stores.kv.set(Id.guild(year).key, str(year), ["s"], ONE, datetime(year, 1, 1, tzinfo=UTC))
+    assert [record.key for _, record in await stores.kv.claim_expired(0, 1, limit=2)] == ["2001", "2002"]
+    assert [record.key for _, record in await stores.kv.claim_expired(0, 1, limit=2)] == ["2003"]
+
+
+async def test_unfinished_claim_becomes_due_again_and_again_but_not_for_ever(stores: Stores) -> None:
+    await stores.kv.set(Id.guild(1).key, "k", ["s"], ONE, PAST)
+    seen = 0
+    while await stores.kv.claim_expired(0, 1, limit=10):
+        seen += 1
+        assert await stores.kv.claim_expired(0, 1, limit=10) == []
+        await _claims_end(stores)
+    assert seen == KV_EXPIRY_ATTEMPTS_MAX
+    assert await stores.kv.get(Id.guild(1).key, "k", ["s"]) is not None
+
+
+async def test_writing_the_key_starts_its_expiry_anew(stores: Stores) -> None:
+    await stores.kv.set(Id.guild(1).key, "k", ["s"], ONE, PAST)
+    await stores.kv.claim_expired(0, 1, limit=1)
+    await stores.kv.set(Id.guild(1).key, "k", ["s"], ONE, PAST)
+    assert len(await stores.kv.claim_expired(0, 1, limit=1)) == 1
+
+
+async def test_claims_wait_longer_each_time(stores: Stores) -> None:
+    await stores.kv.set(Id.guild(1).key, "k", ["s"], ONE, PAST)
+    waits = []
+    for _ in range(KV_EXPIRY_ATTEMPTS_MAX):
+        await stores.kv.claim_expired(0, 1, limit=1)
+        waits.append(
+            await stores.db.fetchval("SELECT extract(epoch FROM expiry_claimed_until - now())::float8 FROM tenant_kv")
+        )
+        await _claims_end(stores)
+    assert [round(wait, -1) for wait in waits] == [120, 240, 480, 960, 1920, 3600, 3600, 3600, 3600, 3600]
+
+
+async def test_finding_due_keys_reads_the_index(stores: Stores) -> None:
+    """Many keys without expiry cost nothing."""
+    await stores.db.execute(
+        "INSERT INTO tenant_kv (id, owner_id, owner_type, key, scopes, value)"
+        " SELECT n::text, '1', 'guild', n::text, '{s}', '1' FROM generate_series(1, 5000) AS n"
+    )
+    await stores.db.execute("ANALYZE tenant_kv")
+    plan = "\n".join(row[0] for row in await stores.db.fetch("EXPLAIN " + CLAIM, 0, 1, 10))
+    assert "tenant_kv_by_expiry" in plan
+
+
+async def test_concurrent_writes_of_one_key_all_count(stores: Stores) -> None:
+    await asyncio.gather(*(stores.kv.set(Id.guild(1).key, "k", ["s"], ONE) for _ in range(20)))
+    record = await stores.kv.get(Id.guild(1).key, "k", ["s"])
+    assert record is not None
+    assert record.version == 20
+
+
+async def test_find_gives_no_more_than_its_bound(stores: Stores) -> None:
+    await stores.db.execute(
+        "INSERT INTO tenant_kv (id, owner_id, owner_type, key, scopes, value)"
+        """ SELECT n::text, '1', 'guild', n::text, '{s}', '"Null"' FROM generate_series(1, $1) AS n""",
+        KV_FIND_ROWS_MAX + 5,
+    )
+    assert len(await stores.kv.find(1, "%%", ["s"], limit=10**9)) == KV_FIND_ROWS_MAX
+
+
+async def test_scopes_are_listed_once_and_sorted(stores: Stores) -> None:
+    await stores.kv.set(1, "a", ["y", "x"], ONE)
+    await stores.kv.set(1, "b", ["x", "Z"], ONE)
+    assert await stores.kv.list_scopes(1) == ["Z", "x", "y"]
+
+
+@pytest.mark.parametrize(("pattern", "like"), [("a\\", "a\\\\"), ("a\\\\", "a\\\\"), ("a\\\\\\", "a\\\\\\\\"), ("%%", None)])
+def test_backslash_at_the_end_stands_for_itself(pattern: str, like: str | None) -> None:
+    assert like_pattern(pattern) == like
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "INSERT INTO tenant_kv (id, owner_id, owner_type, key, scopes, value) VALUES ('1', '01', 'guild', 'k', '{s}', '1')",
+        "INSERT INTO tenant_kv (id, owner_id, owner_type, key, scopes, value)"
+        " VALUES ('1', '9223372036854775808', 'guild', 'k', '{s}', '1')",
+        "INSERT INTO tenant_kv (id, owner_id, owner_type, key, scopes, value) VALUES ('1', 'x', 'guild', 'k', '{s}', '1')",
+        "INSERT INTO tenant_kv (id, owner_id, owner_type, key, scopes, value) VALUES ('1', '1', 'server', 'k', '{s}', '1')",
+        "INSERT INTO tenant_kv (id, owner_id, owner_type, key, scopes, value) VALUES ('1', '1', 'guild', 'k', '{b,a}', '1')",
+        "INSERT INTO tenant_kv (id, owner_id, owner_type, key, scopes, value) VALUES ('1', '1', 'guild', 'k', '{}', '1')",
+        "INSERT INTO tenant_kv (id, owner_id, owner_type, key, scopes, value) VALUES ('1', '1', 'guild', '', '{s}', '1')",
+    ],
+)
+async def test_the_table_refuses_rows_that_routing_could_not_place(stores: Stores, statement: str) -> None:
+    with pytest.raises(RequestError, match="violates check"):
+        await stores.db.execute(statement)
