@@ -5,22 +5,20 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Callable
-
-import msgpack
+from collections.abc import Callable, Sequence
 
 from pytw.errors import InternalError, PytwError, StorageUnavailable
 from pytw.limits import Limits
 from pytw.types import WorkerDb
 from pytw.worker.cache import WorkerCacheData
 from pytw.worker.state import WorkerState
-from pytw.worker.template import Template, runnable
+from pytw.worker.template import BUILTINS, EVERY_EVENT, Template, program, runnable
 from pytw.worker.vms import Pending, WorkerVmManager
 
 log = logging.getLogger(__name__)
 
 LOAD_TIMEOUT_S = 10.0
-NO_TEMPLATES = bytes(msgpack.packb([]))
+NO_TEMPLATES = program([])
 
 #: Called when the load ended, with why it failed.
 Resume = Callable[[PytwError | None], None]
@@ -51,6 +49,17 @@ class ProgramLoads:
         self.cache = cache
         self._limits = limits
         self._loads: dict[int, _Load] = {}
+        self._builtins: bytes | None = None
+        self._loop_mode = False
+
+    def set_builtins(self, template: Template, events: Sequence[str]) -> None:
+        """Put *template*, which listens for *events*, first in every program; none if it listens for nothing.
+
+        One function for every event is loop mode (DESIGN 6): it dispatches the tenant's templates itself.
+        """
+        template.events = list(events)
+        self._builtins = template.pack() if events else None
+        self._loop_mode = list(events) == [EVERY_EVENT]
 
     def wait(self, tenant: int, pending: Pending, resume: Resume) -> bool:
         """Have *resume* called when the tenant's program is loaded, in the order of these calls.
@@ -136,9 +145,15 @@ class ProgramLoads:
             self._install(tenant, runnable(await self._db.program(tenant), tenant, self._limits))
 
     def _install(self, tenant: int, templates: list[Template]) -> None:
-        program = msgpack.packb([template.item() for template in templates]) if templates else NO_TEMPLATES
-        self._vms.set_program(tenant, program)
-        for oldest in self.cache.put(tenant, len(program), templates):
+        if self._loop_mode:
+            templates = []
+        items = [template.pack() for template in templates]
+        size = sum(map(len, items))
+        # A template of the tenant's own by that name replaces the built-in one.
+        if self._builtins is not None and all(template.name != BUILTINS for template in templates):
+            items.insert(0, self._builtins)
+        self._vms.set_program(tenant, program(items))
+        for oldest in self.cache.put(tenant, size, templates):
             self._vms.set_program(oldest, NO_TEMPLATES)
 
     async def close(self) -> None:

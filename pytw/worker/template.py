@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+import struct
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import msgpack
@@ -17,6 +18,7 @@ log = logging.getLogger(__name__)
 BUILTINS = "$builtins"
 BUILTINS_DIR = Path(__file__).parent.parent / "builtins"
 SOURCE_SUFFIXES = frozenset({".luau", ".lua", ".json"})
+EVERY_EVENT = "*"
 RC_FILE = ".luaurc"
 
 
@@ -49,6 +51,12 @@ class Template:
         return bytes(msgpack.packb(self.item()))
 
 
+def program(items: Sequence[bytes]) -> bytes:
+    """What `Engine.set_program` takes, of packed items."""
+    header = bytes([0x90 | len(items)]) if len(items) < 16 else b"\xdd" + struct.pack(">I", len(items))
+    return header + b"".join(items)
+
+
 def runnable(sources: Iterable[TemplateSource], tenant: int, limits: Limits) -> list[Template]:
     """The templates that may run, in dispatch order. A bad one is left out with a line in the log; it stops no other."""
     templates: list[Template] = []
@@ -79,4 +87,4 @@ def read_tree(root: Path) -> dict[str, bytes]:
 
 def builtins_template(files: Mapping[str, bytes]) -> Template:
     """The template ``$builtins``, which comes first for every tenant."""
-    return Template(TemplateSource(name=BUILTINS, files=files, events=frozenset({"*"})))
+    return Template(TemplateSource(name=BUILTINS, files=files, events=frozenset({EVERY_EVENT})))

@@ -72,10 +72,10 @@ class Sink(Protocol):
         """An engine was replaced by an empty one; *holds* says whether a tenant lived in it."""
 
 
-def failure_body(payload: bytes) -> bytes:
-    """The `DispatchResult` that a FAILED answer amounts to."""
+def failure_body(payload: bytes, *, closed: bool = False) -> bytes:
+    """The `DispatchResult` that a FAILED answer amounts to; after *closed*, whatever was pending may have run."""
     code, detail, _hint = msgpack.unpackb(payload)
-    outcome = _FAILED_OUTCOMES.get(code, Outcome.WORKER_LOST)
+    outcome = Outcome.WORKER_LOST if closed else _FAILED_OUTCOMES.get(code, Outcome.WORKER_LOST)
     return bytes(msgpack.packb([int(outcome), detail, [], [0, 0, {}, 0]]))
 
 
@@ -105,7 +105,6 @@ class WorkerVmManager:
         *,
         vm_threads: int,
         workers: int,
-        builtins: bytes = b"",
         debug: bool = False,
         blame_fd: int = -1,
         blame_slot: int = 0,
@@ -127,8 +126,6 @@ class WorkerVmManager:
             "source_bytes_max": limits.source_bytes_max,
             "idle_evict_ms": limits.vm_idle_ms,
             "memory_budget_bytes": limits.worker_memory_bytes // vm_threads,
-            "builtins": builtins,
-            "builtins_caps": ["*"],
             "debug": debug,
             "blame_fd": blame_fd,
         }
@@ -247,7 +244,7 @@ class WorkerVmManager:
                 elif kind == _FAILED:
                     done = pending.pop(number, None)
                     if done is not None:
-                        done(failure_body(payload))
+                        done(failure_body(payload, closed=self._closed))
                     else:
                         self._settle(number, failure(payload))
                 elif kind == _LOG:

@@ -30,7 +30,7 @@ from pytw.worker.keyexpiry import KeyExpiry, KeyExpiryChannel
 from pytw.worker.loads import ProgramLoads
 from pytw.worker.spec import WorkerSpec
 from pytw.worker.state import WorkerState
-from pytw.worker.template import BUILTINS_DIR, Template, builtins_template, read_tree
+from pytw.worker.template import BUILTINS_DIR, EVERY_EVENT, Template, builtins_template, read_tree
 from pytw.worker.vms import WorkerVmManager
 
 log = logging.getLogger(__name__)
@@ -69,7 +69,6 @@ class Worker:
             spec.limits,
             vm_threads=spec.vm_threads,
             workers=spec.workers,
-            builtins=bytes(msgpack.packb(dict(self._builtins.files))),
             debug=spec.worker_debug,
             blame_fd=blame_fd,
             blame_slot=spec.blame_slot,
@@ -96,9 +95,15 @@ class Worker:
         """
         self.vms.open(self)
         self.parts["engines"] = True
-        events = await self._builtin_events()
-        self.parts["builtins"] = True
-        await self.state.load(events)
+        try:
+            events = await self._builtin_events()
+            self.parts["builtins"] = True
+            self.loads.set_builtins(self._builtins, events)
+            # One function for all events takes what passes the gate and widens it by nothing.
+            await self.state.load(event for event in events if event != EVERY_EVENT)
+        except BaseException:
+            await self.close()
+            raise
         self.parts["gates"] = True
         self.dispatch.ready = True
         self._sweep()
@@ -114,8 +119,7 @@ class Worker:
         except PytwError as error:
             raise ConfigError(f"the built-in templates do not run: {error.detail}") from error
         events: list[str] = msgpack.unpackb(answer)
-        # One function for all events (loop mode) takes what passes the gate and widens it by nothing.
-        return [event for event in events if event != "*"]
+        return events
 
     async def _on_startup(self, tenant: int) -> None:
         await self.background.run(tenant, CreateEvent(STARTUP_EVENT, STARTUP_PAYLOAD))

@@ -3,7 +3,7 @@
 import msgpack
 
 from pytw.limits import Limits
-from pytw.worker.template import BUILTINS_DIR, builtins_template, read_tree, runnable
+from pytw.worker.template import BUILTINS_DIR, builtins_template, program, read_tree, runnable
 
 from .fakes import template
 
@@ -32,3 +32,9 @@ def test_builtins_come_from_the_package():
     files = read_tree(BUILTINS_DIR)
     assert "init.luau" in files
     assert builtins_template(files).name == "$builtins"
+
+
+def test_program_is_the_list_of_its_items():
+    (one,) = runnable([template("t", "return {}", "A")], 1, LIMITS)
+    for count in (0, 1, 15, 16, 300):
+        assert msgpack.unpackb(program([one.pack()] * count)) == [msgpack.unpackb(one.pack())] * count
