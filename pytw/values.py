@@ -225,7 +225,6 @@ def unpack(packed: bytes) -> Any:
             raw=False,
             strict_map_key=False,
             ext_hook=_from_ext,
-            object_pairs_hook=_from_pairs,
             timestamp=0,
             **hooks,
         )
