@@ -1,0 +1,41 @@
+"""Luau without a VM: which engine this is, and whether sources compile."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from pytw import _native
+
+__all__ = ["ENGINE_VERSION", "LUAU_VERSION", "Complaint", "check", "check_files"]
+
+LUAU_VERSION = _native.LUAU_VERSION
+"""The version of Luau that scripts run on, such as ``0.740``."""
+ENGINE_VERSION = LUAU_VERSION
+
+SUFFIXES = (".luau", ".lua")
+
+
+class Complaint(NamedTuple):
+    """Where a source does not compile, and why."""
+
+    file: str
+    line: int
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}: {self.text}"
+
+
+def check(name: str, source: str | bytes) -> list[Complaint]:
+    """What is wrong with one source; empty if it compiles. Luau stops at the first error, so there is at most one.
+
+    Takes some milliseconds for a large source and holds the GIL meanwhile; bounded by ``source_bytes_max``.
+    """
+    found = _native.compile_check(name, source.encode() if isinstance(source, str) else source)
+    return [] if found is None else [Complaint(name, *found)]
+
+
+def check_files(files: Mapping[str, str]) -> list[Complaint]:
+    """`check` for each Luau file of a template, in the order of their names."""
+    return [complaint for name in sorted(files) if name.endswith(SUFFIXES) for complaint in check(name, files[name])]
