@@ -1,8 +1,9 @@
 """Takes from a worker process every right that it does not need. What the kernel lacks is skipped and reported.
 
-Order matters: limits and identity first, then no_new_privs, which the two filters need, then Landlock (which files), and
-seccomp (which system calls) last. What is imported or opened later must be readable under the result, which is why the
-fork server preloads.
+Two steps. `refuse_calls` (no_new_privs and seccomp: which system calls) comes before the event loop exists, since libuv opens
+an io_uring where it may and ends the process when it then may not use it. `reduce` (limits, identity, and Landlock: which
+files) comes when everything is read that a worker reads at all: what is imported or opened later must be readable under
+the result, which is why the fork server preloads.
 """
 
 from __future__ import annotations
@@ -38,17 +39,21 @@ _SCOPES = 3  # abstract unix sockets, signals
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
+def refuse_calls() -> dict[str, bool]:
+    """Gives up starting programs, forking and looking into processes, for good; says which measures took hold."""
+    no_new_privs = _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
+    return {"no_new_privs": no_new_privs, "seccomp": no_new_privs and seccomp.install()}
+
+
 def reduce(worker_id: int, *, readable: Sequence[str] = (), may_bind: bool = False) -> dict[str, bool]:
-    """Reduces this process's rights for good, and says which measures took hold.
+    """Reduces what this process may reach, for good, and says which measures took hold. After `refuse_calls`.
 
     Args:
         readable: folders that stay readable besides the interpreter's and the system's.
         may_bind: whether it may listen on TCP ports (the debug console).
     """
     report = {"oom_score": _oom_score(), "rlimits": _rlimits(), "own_uid": _own_uid(worker_id)}
-    report["no_new_privs"] = _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
-    report["landlock"] = report["no_new_privs"] and _landlock(readable, may_bind)
-    report["seccomp"] = report["no_new_privs"] and seccomp.install()
+    report["landlock"] = _landlock(readable, may_bind)
     return report
 
 

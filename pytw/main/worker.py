@@ -79,9 +79,10 @@ def run(spec: WorkerSpec, token: str, *, blame_fd: int = -1, master_pidfd: int =
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     observe.setup_logging(spec.log_level, json_lines=spec.log_json, worker=spec.worker_id)
+    held = rights.refuse_calls() if spec.drop_rights else {}
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:
-            return runner.run(_main(spec, token, blame_fd, master_pidfd))
+            return runner.run(_main(spec, token, blame_fd, master_pidfd, held))
         except ConfigError as e:
             log.error("%s", e)
             return e.exit_code
@@ -90,14 +91,14 @@ def run(spec: WorkerSpec, token: str, *, blame_fd: int = -1, master_pidfd: int =
             return 1
 
 
-async def _main(spec: WorkerSpec, token: str, blame_fd: int, master_pidfd: int) -> int:
-    return await _Process(spec, blame_fd).run(token, master_pidfd)
+async def _main(spec: WorkerSpec, token: str, blame_fd: int, master_pidfd: int, held: dict[str, bool]) -> int:
+    return await _Process(spec, blame_fd, held).run(token, master_pidfd)
 
 
 class _Process:
     """What lives in a worker process, and who tells whom."""
 
-    def __init__(self, spec: WorkerSpec, blame_fd: int) -> None:
+    def __init__(self, spec: WorkerSpec, blame_fd: int, held: dict[str, bool]) -> None:
         self._spec = spec
         self._ending = asyncio.Event()
         self._code = 0
@@ -120,7 +121,7 @@ class _Process:
                 forwarder=ForwardClient(client, timeout_s=spec.limits.event_deadline_ms / 1000 + FORWARD_GRACE_S),
                 on_change=self._tell_ready,
             )
-        self._rights: dict[str, bool] = {}
+        self._rights = held
         self._started = False
 
     async def run(self, token: str, master_pidfd: int) -> int:
@@ -132,7 +133,7 @@ class _Process:
         spec, loop = self._spec, asyncio.get_running_loop()
         stack.enter_context(console(spec.console_port))
         if spec.drop_rights:
-            self._rights = rights.reduce(spec.worker_id, may_bind=bool(spec.console_port))
+            self._rights |= rights.reduce(spec.worker_id, may_bind=bool(spec.console_port))
         start_watchdog(master_pidfd=master_pidfd, deaf_ms=DEAF_MS, exit_on_deaf=spec.exit_on_deaf)
         loop.add_signal_handler(signal.SIGTERM, self._terminated)
         await self._client.connect(spec.mesophyll, token)

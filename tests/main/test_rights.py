@@ -17,7 +17,7 @@ from pytw.main import rights
 KEEP_UID = False
 if KEEP_UID:
     rights._own_uid = lambda worker_id: False
-report = rights.reduce(3)
+report = rights.refuse_calls() | rights.reduce(3)
 def fails(do):
     try:
         do()
