@@ -6,9 +6,8 @@ use std::ptr;
 use mlua::ffi::{self, lua_State};
 
 use crate::event;
-use crate::isolate::{self, Core, Isolate, slot};
+use crate::isolate::{self, Core, slot};
 use crate::json::bytes_at;
-use crate::program::Source;
 use crate::plugins;
 
 pub const TAG_CTX: c_int = 21;
@@ -28,6 +27,8 @@ pub struct EventInfo {
 pub struct Ctx {
     /// `Core::id` of the isolate that it answers to.
     isolate: u64,
+    /// Counts the events of the isolate.
+    pub number: u64,
     pub name_index: usize,
     name_bytes: usize,
     author_bytes: usize,
@@ -64,6 +65,7 @@ pub unsafe fn push(state: *mut lua_State, core: &Core, name_index: usize, event:
         let ctx = ffi::lua_newuserdatataggedwithmetatable(state, bytes, TAG_CTX) as *mut Ctx;
         ctx.write(Ctx {
             isolate: core.id,
+            number: core.next_event(),
             name_index,
             name_bytes: name.len(),
             author_bytes: author.len(),
@@ -77,30 +79,6 @@ pub unsafe fn push(state: *mut lua_State, core: &Core, name_index: usize, event:
             at = at.add(part.len());
         }
     }
-}
-
-/// See `Isolate::push_event_call`.
-pub unsafe fn push_event_call(state: *mut lua_State, co: *mut lua_State, isolate: &Isolate, event: &EventInfo) -> c_int {
-    // SAFETY: by the caller.
-    unsafe { isolate.push_event_call(state, co, event) }
-}
-
-/// See `Isolate::push_script_call`.
-pub unsafe fn push_script_call(
-    state: *mut lua_State,
-    co: *mut lua_State,
-    isolate: &Isolate,
-    source: &Source,
-    event: &EventInfo,
-) -> c_int {
-    // SAFETY: by the caller.
-    unsafe { isolate.push_script_call(state, co, source, event) }
-}
-
-/// See `Isolate::push_entry_call`.
-pub unsafe fn push_entry_call(state: *mut lua_State, co: *mut lua_State, isolate: &Isolate) -> c_int {
-    // SAFETY: by the caller.
-    unsafe { isolate.push_entry_call(state, co) }
 }
 
 /// The `ctx` at an index, whoever it belongs to.
@@ -256,7 +234,7 @@ pub unsafe fn install(state: *mut lua_State) {
         ffi::lua_pushcclosurek(state, namecall, c"namecall".as_ptr(), 0, None);
         ffi::lua_rawsetfield(state, -2, c"__namecall".as_ptr());
         event::install(state);
-        ffi::lua_rawseti_(state, -2, event::CACHE);
+        ffi::lua_rawseti_(state, -2, event::LAZY);
         ffi::lua_setuserdatametatable(state, TAG_CTX);
         plugins::install(state);
     }

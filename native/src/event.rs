@@ -1,30 +1,27 @@
 //! `ctx:event()`: one read-only table per event. `data` is parsed when it is first read, or at once for an event whose
 //! handler has read it before.
 //!
-//! Until then the table has a metatable that finds the `ctx` with the raw JSON through a weak table; afterwards it is a
-//! plain table. Neither weak table keeps what it names: the way from `ctx` to the table is weak at both ends.
+//! Until then the table has a metatable, and the `ctx` with the raw JSON under a key that no script can name; afterwards
+//! it is a plain table. The way from a `ctx` to its table goes through a small ring of weak values per isolate: cheaper
+//! than a weak-keyed table, and a table that the ring has lost is made again, equal to the first.
 
-use std::ffi::{CStr, c_int};
+use std::ffi::c_int;
 
 use mlua::ffi::{self, lua_State};
 
 use crate::context::{self, TAG_CTX};
-use crate::isolate;
+use crate::isolate::{self, RING, slot};
 use crate::json::{self, Nulls, bytes_at, push_str};
 
-/// Place of the weak table `ctx` -> event in the metatable of `ctx`.
-pub const CACHE: c_int = 1;
+/// Place of the metatable of events without data in the metatable of `ctx`.
+pub const LAZY: c_int = 1;
 
-/// In the metatable of an event without its data: what it is, and the weak table event -> `ctx`.
-const MARK: c_int = 1;
-const SOURCES: c_int = 2;
+/// What marks an event without data, in its metatable and as the key of its `ctx`.
 static MARKED: u8 = 0;
 
 fn mark() -> *mut std::ffi::c_void {
     (&raw const MARKED).cast_mut().cast()
 }
-
-const LAZY_KEY: &CStr = c"pytw.event";
 
 /// Method `event` of `ctx`.
 pub unsafe extern "C-unwind" fn of_ctx(state: *mut lua_State) -> c_int {
@@ -32,40 +29,40 @@ pub unsafe extern "C-unwind" fn of_ctx(state: *mut lua_State) -> c_int {
     unsafe {
         let (ctx, core) = context::own(state);
         ffi::lua_settop(state, 1);
-        ffi::lua_getuserdatametatable(state, TAG_CTX);
-        ffi::lua_rawgeti_(state, 2, CACHE);
-        ffi::lua_pushvalue(state, 1);
-        if ffi::lua_rawget(state, 3) != ffi::LUA_TNIL {
+        isolate::push_slot(state, slot::EVENTS);
+        let place = (ctx.number % RING) as usize;
+        if core.events[place].get() == ctx.number && ffi::lua_rawgeti_(state, 2, place as c_int + 1) == ffi::LUA_TTABLE {
             return 1;
         }
-        ffi::lua_settop(state, 3);
+        ffi::lua_settop(state, 2);
         ffi::lua_createtable(state, 0, 4);
+        push_str(state, b"name");
         push_str(state, ctx.name());
-        ffi::lua_rawsetfield(state, 4, c"name".as_ptr());
+        ffi::lua_rawset(state, 3);
         if let Some(author) = ctx.author() {
             push_str(state, author);
-            ffi::lua_rawsetfield(state, 4, c"author".as_ptr());
+            ffi::lua_rawsetfield(state, 3, c"author".as_ptr());
         }
         if ctx.redelivered {
             ffi::lua_pushboolean(state, 1);
-            ffi::lua_rawsetfield(state, 4, c"redelivered".as_ptr());
+            ffi::lua_rawsetfield(state, 3, c"redelivered".as_ptr());
         }
         if core.reads_data(ctx.name_index) {
+            push_str(state, b"data");
             push_data(state, ctx.payload());
-            ffi::lua_rawsetfield(state, 4, c"data".as_ptr());
+            ffi::lua_rawset(state, 3);
         } else {
-            ffi::lua_getfield(state, ffi::LUA_REGISTRYINDEX, LAZY_KEY.as_ptr());
-            ffi::lua_rawgeti_(state, 5, SOURCES);
-            ffi::lua_pushvalue(state, 4);
             ffi::lua_pushvalue(state, 1);
-            ffi::lua_rawset(state, 6);
-            ffi::lua_settop(state, 5);
-            ffi::lua_setmetatable(state, 4);
+            ffi::lua_rawsetptagged(state, 3, mark(), 0);
+            ffi::lua_getuserdatametatable(state, TAG_CTX);
+            ffi::lua_rawgeti_(state, 4, LAZY);
+            ffi::lua_setmetatable(state, 3);
+            ffi::lua_settop(state, 3);
         }
-        ffi::lua_setreadonly(state, 4, 1);
-        ffi::lua_pushvalue(state, 1);
-        ffi::lua_pushvalue(state, 4);
-        ffi::lua_rawset(state, 3);
+        ffi::lua_setreadonly(state, 3, 1);
+        ffi::lua_pushvalue(state, 3);
+        ffi::lua_rawseti_(state, 2, place as c_int + 1);
+        core.events[place].set(ctx.number);
         1
     }
 }
@@ -97,24 +94,20 @@ pub unsafe fn complete(state: *mut lua_State, index: c_int) -> bool {
         if ffi::lua_getmetatable(state, index) == 0 {
             return false;
         }
-        ffi::lua_rawgeti_(state, -1, MARK);
-        if ffi::lua_type(state, -1) != ffi::LUA_TLIGHTUSERDATA || ffi::lua_tolightuserdata(state, -1) != mark() {
+        if ffi::lua_rawgetptagged(state, top + 1, mark(), 0) != ffi::LUA_TBOOLEAN {
             ffi::lua_settop(state, top);
             return false;
         }
-        ffi::lua_rawgeti_(state, top + 1, SOURCES);
-        ffi::lua_pushvalue(state, index);
-        ffi::lua_rawget(state, -2);
+        ffi::lua_rawgetptagged(state, index, mark(), 0);
         if let Some(ctx) = context::at(state, -1) {
             push_data(state, ctx.payload());
             ffi::lua_setreadonly(state, index, 0);
             ffi::lua_rawsetfield(state, index, c"data".as_ptr());
             ffi::lua_pushnil(state);
+            ffi::lua_rawsetptagged(state, index, mark(), 0);
+            ffi::lua_pushnil(state);
             ffi::lua_setmetatable(state, index);
             ffi::lua_setreadonly(state, index, 1);
-            ffi::lua_pushvalue(state, index);
-            ffi::lua_pushnil(state);
-            ffi::lua_rawset(state, top + 3);
         }
         ffi::lua_settop(state, top);
         true
@@ -153,46 +146,38 @@ unsafe extern "C-unwind" fn iter(state: *mut lua_State) -> c_int {
 unsafe fn note_read(state: *mut lua_State) {
     // SAFETY: called by functions that Luau called.
     unsafe {
-        let top = ffi::lua_gettop(state);
-        if ffi::lua_getmetatable(state, 1) != 0 {
-            ffi::lua_rawgeti_(state, -1, SOURCES);
-            ffi::lua_pushvalue(state, 1);
-            if ffi::lua_type(state, -2) == ffi::LUA_TTABLE {
-                ffi::lua_rawget(state, -2);
-            }
-            if let (Some(ctx), Some(core)) = (context::at(state, -1), isolate::current(state)) {
-                core.note_read(ctx.name_index);
-            }
+        if ffi::lua_type(state, 1) != ffi::LUA_TTABLE {
+            return;
         }
-        ffi::lua_settop(state, top);
+        ffi::lua_rawgetptagged(state, 1, mark(), 0);
+        if let (Some(ctx), Some(core)) = (context::at(state, -1), isolate::current(state)) {
+            core.note_read(ctx.name_index);
+        }
+        ffi::lua_settop(state, -2);
     }
 }
 
-/// Makes the metatable of events without data, and pushes the weak table from `ctx` to its event.
+/// Pushes the metatable of events without data.
 pub unsafe fn install(state: *mut lua_State) {
     // SAFETY: while a VM is set up.
     unsafe {
-        ffi::lua_createtable(state, 2, 4);
-        ffi::lua_pushlightuserdata(state, mark());
-        ffi::lua_rawseti_(state, -2, MARK);
-        push_weak(state, c"k");
-        ffi::lua_rawseti_(state, -2, SOURCES);
+        ffi::lua_createtable(state, 0, 4);
+        ffi::lua_pushboolean(state, 1);
+        ffi::lua_rawsetptagged(state, -2, mark(), 0);
         ffi::lua_pushcclosurek(state, index, c"index".as_ptr(), 0, None);
         ffi::lua_rawsetfield(state, -2, c"__index".as_ptr());
         ffi::lua_pushcclosurek(state, iter, c"iter".as_ptr(), 0, None);
         ffi::lua_rawsetfield(state, -2, c"__iter".as_ptr());
         ffi::lua_pushboolean(state, 0);
         ffi::lua_rawsetfield(state, -2, c"__metatable".as_ptr());
-        ffi::lua_setfield(state, ffi::LUA_REGISTRYINDEX, LAZY_KEY.as_ptr());
-        push_weak(state, c"kv");
     }
 }
 
-/// Pushes a table with weak keys, or weak keys and values.
-pub unsafe fn push_weak(state: *mut lua_State, mode: &CStr) {
-    // SAFETY: while a VM is set up.
+/// Pushes a table with room for `items`, weak in its keys (`k`) or values (`v`).
+pub unsafe fn push_weak(state: *mut lua_State, mode: &std::ffi::CStr, items: c_int) {
+    // SAFETY: while a VM or an isolate is set up.
     unsafe {
-        ffi::lua_createtable(state, 0, 4);
+        ffi::lua_createtable(state, items, 0);
         ffi::lua_createtable(state, 0, 1);
         ffi::lua_pushstring_(state, mode.as_ptr());
         ffi::lua_rawsetfield(state, -2, c"__mode".as_ptr());

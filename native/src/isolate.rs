@@ -15,6 +15,7 @@ use mlua::ffi::{self, lua_State};
 use rustc_hash::FxHashMap;
 
 use crate::context::{self, EventInfo};
+use crate::event;
 use crate::json::{bytes_at, push_str};
 use crate::program::{self, Source, SyntaxError, Template};
 use crate::require;
@@ -38,12 +39,18 @@ pub mod slot {
     pub const KV: c_int = 8;
     pub const DISCORD: c_int = 9;
     pub const RUNTIME: c_int = 10;
+    /// The event tables of the last `ctx` objects, by their number; weak.
+    pub const EVENTS: c_int = 11;
+    pub const LAST: c_int = EVENTS;
 }
 
 /// Chunk name of the Luau code that belongs to the engine: its frames are not shown.
 pub const BOOT_NAME: &CStr = c"=[boot]";
 static BOOT: LazyLock<Result<Box<[u8]>, SyntaxError>> = LazyLock::new(|| program::compile(include_bytes!("boot.luau")));
 const BOOT_KEY: &CStr = c"pytw.boot";
+
+/// How many events of an isolate are found again from their `ctx`.
+pub const RING: u64 = 32;
 
 /// Event names per isolate that are remembered to read their data.
 const NAMES_MAX: usize = 256;
@@ -57,13 +64,29 @@ pub struct Core {
     pub template: Arc<Template>,
     names: RefCell<FxHashMap<Box<str>, usize>>,
     /// Per event name: its handler has read `data` before, so it is parsed at once.
-    reads: RefCell<Vec<Rc<Cell<bool>>>>,
+    reads: RefCell<Vec<Cell<bool>>>,
+    count: Cell<u64>,
+    /// Which event each place of the ring holds.
+    pub events: [Cell<u64>; RING as usize],
 }
 
 impl Core {
     fn new(template: Arc<Template>) -> Rc<Core> {
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
-        Rc::new(Core { id, template, names: RefCell::default(), reads: RefCell::default() })
+        Rc::new(Core {
+            id,
+            template,
+            names: RefCell::default(),
+            reads: RefCell::default(),
+            count: Cell::new(0),
+            events: Default::default(),
+        })
+    }
+
+    /// The number of a new event, from 1.
+    pub fn next_event(&self) -> u64 {
+        self.count.set(self.count.get() + 1);
+        self.count.get()
     }
 
     /// The place of an event name in `reads_data`.
@@ -77,7 +100,7 @@ impl Core {
         }
         let mut reads = self.reads.borrow_mut();
         let index = reads.len();
-        reads.push(Rc::default());
+        reads.push(Cell::default());
         names.insert(name.into(), index);
         index
     }
@@ -276,7 +299,7 @@ fn chunk_name(mark: u8, name: &[u8]) -> CString {
 /// Pushes the record of an isolate, which becomes the metatable of its globals.
 unsafe fn push_record(state: *mut lua_State, globals: c_int, template: &Arc<Template>) -> Rc<Core> {
     unsafe {
-        ffi::lua_createtable(state, slot::RUNTIME, 4);
+        ffi::lua_createtable(state, slot::LAST, 4);
         let record = globals + 1;
         let data = ffi::lua_newuserdatatagged(state, size_of::<*const Core>(), TAG_ISOLATE) as *mut *const Core;
         *data = ptr::null();
@@ -290,6 +313,8 @@ unsafe fn push_record(state: *mut lua_State, globals: c_int, template: &Arc<Temp
         ffi::lua_createtable(state, 0, 0);
         ffi::lua_setreadonly(state, -1, 1);
         ffi::lua_rawseti_(state, record, slot::EXTRA_PLUGINS);
+        event::push_weak(state, c"v", RING as c_int);
+        ffi::lua_rawseti_(state, record, slot::EVENTS);
         ffi::lua_createtable(state, template.caps.len() as c_int, 0);
         for (i, cap) in template.caps.iter().enumerate() {
             push_str(state, cap.as_bytes());

@@ -305,7 +305,7 @@ pub unsafe fn install(state: *mut lua_State) {
         }
         ffi::lua_createtable(state, 1, 6);
         name_type(state, c"Lazy");
-        push_weak(state, c"k");
+        push_weak(state, c"k", 0);
         ffi::lua_rawseti_(state, -2, LAZY_DATA);
         ffi::lua_pushcclosurek(state, lazy_index, c"index".as_ptr(), 0, None);
         ffi::lua_rawsetfield(state, -2, c"__index".as_ptr());
