@@ -10,18 +10,23 @@ from typing import Final, final
 LUAU_VERSION: Final[str]
 
 # Kinds of what `drain` gives.
-RESULT: Final[int]  # id: request; payload: msgpack of types.DispatchResult, or of what the request's own docstring says
-FAILED: Final[int]  # id: request; payload: msgpack [code, detail, hint]: nothing ran (see errors.py for codes)
-HOST_CALL: Final[int]  # id: call; payload: msgpack [request, template, name, [args...]]; answer it once with `answer` or `answer_error`
-LOG: Final[int]  # id: request or 0; payload: msgpack [template, level, text]
-DEAF: Final[int]  # id: milliseconds; the tenant has held its VM thread that long (in-process workers only)
+# id: request; payload: msgpack of types.DispatchResult, or of what the request's own docstring says
+RESULT: Final[int]
+# id: request; payload: msgpack [code, detail, hint]: nothing ran (see errors.py for codes)
+FAILED: Final[int]
+# id: call; payload: msgpack [request, template, name, [args...]]; answer it once with `answer` or `answer_error`
+HOST_CALL: Final[int]
+# id: request or 0; payload: msgpack [template, level, text]
+LOG: Final[int]
+# id: milliseconds; the tenant has held its VM thread that long (in-process workers only)
+DEAF: Final[int]
 
 @final
 class Engine:
     """One OS thread with its tenants' VMs. Every method returns at once, except `close`."""
 
-    def __init__(
-        self,
+    def __new__(
+        cls,
         *,
         vm_memory_bytes: int = ...,
         cpu_bucket_ms: int = ...,
@@ -37,13 +42,13 @@ class Engine:
         source_bytes_max: int = ...,
         idle_evict_ms: int = ...,
         memory_budget_bytes: int = ...,
-        builtins: bytes = b"",
+        builtins: bytes = ...,
         builtins_caps: list[str] = ...,
         debug: bool = False,
-        blame_fd: int = -1,
+        blame_fd: int = ...,
         blame_slot: int = 0,
         test_hooks: bool = False,
-    ) -> None:
+    ) -> Engine:
         """Starts the thread.
 
         Args:
@@ -84,7 +89,14 @@ class Engine:
         """
 
     def submit_script(
-        self, tenant: int, request: int, chunk_name: str, source: bytes, event_name: str, payload: bytes, timeout_ms: int = 60_000
+        self,
+        tenant: int,
+        request: int,
+        chunk_name: str,
+        source: bytes,
+        event_name: str,
+        payload: bytes,
+        timeout_ms: int = 60_000,
     ) -> None:
         """Runs *source* once in an isolate of its own, with capability ``*`` and ``ctx`` as ``...``. RESULT: a DispatchResult."""
 

@@ -16,25 +16,50 @@ class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a tenant, a worker and an event may use."""
 
     vm_memory_bytes: Annotated[int, Meta(ge=MIB, le=1 << 30, description="Memory of one tenant's VM.")] = 20 * MIB
-    cpu_bucket_ms: Annotated[int, Meta(ge=10, le=600_000, description="CPU time that a tenant may use at once.")] = 3_000
-    cpu_refill_percent: Annotated[int, Meta(ge=0, le=100, description="How much of one core flows back into a tenant's CPU bucket.")] = 10
-    event_deadline_ms: Annotated[int, Meta(ge=10, le=900_000, description="Wall time from the acceptance of an event to its answer.")] = 60_000
-    unbreakable_ms: Annotated[int, Meta(ge=1, le=1_000, description="Longest stretch that cannot be preempted (comparators, metamethods, patterns).")] = 50
+    cpu_bucket_ms: Annotated[int, Meta(ge=10, le=600_000, description="CPU time that a tenant may use at once.")] = (
+        3_000
+    )
+    cpu_refill_percent: Annotated[
+        int, Meta(ge=0, le=100, description="How much of one core flows back into a tenant's CPU bucket.")
+    ] = 10
+    event_deadline_ms: Annotated[
+        int, Meta(ge=10, le=900_000, description="Wall time from the acceptance of an event to its answer.")
+    ] = 60_000
+    unbreakable_ms: Annotated[
+        int,
+        Meta(
+            ge=1, le=1_000, description="Longest stretch that cannot be preempted (comparators, metamethods, patterns)."
+        ),
+    ] = 50
     slice_ms: Annotated[int, Meta(ge=1, le=50, description="Longest turn of a tenant while nobody waits.")] = 5
-    threads_max: Annotated[int, Meta(ge=1, le=100_000, description="Luau threads of one tenant that wait at the same time.")] = 2_000
+    threads_max: Annotated[
+        int, Meta(ge=1, le=100_000, description="Luau threads of one tenant that wait at the same time.")
+    ] = 2_000
     timers_max: Annotated[int, Meta(ge=1, le=100_000, description="Timers of one tenant.")] = 1_000
-    queue_events_max: Annotated[int, Meta(ge=1, le=100_000, description="Events of one tenant that run or wait for their turn; more are shed.")] = 1_000
+    queue_events_max: Annotated[
+        int, Meta(ge=1, le=100_000, description="Events of one tenant that run or wait for their turn; more are shed.")
+    ] = 1_000
     host_calls_max: Annotated[int, Meta(ge=1, le=256, description="Host calls of one tenant in flight; more wait.")] = 8
-    log_bytes_per_s: Annotated[int, Meta(ge=0, le=16 * MIB, description="Log text of one tenant that is kept, per second.")] = 16 * 1024
-    error_bytes_max: Annotated[int, Meta(ge=256, le=65_536, description="Length of an error's text, traceback included.")] = 4_096
+    log_bytes_per_s: Annotated[
+        int, Meta(ge=0, le=16 * MIB, description="Log text of one tenant that is kept, per second.")
+    ] = 16 * 1024
+    error_bytes_max: Annotated[
+        int, Meta(ge=256, le=65_536, description="Length of an error's text, traceback included.")
+    ] = 4_096
     source_bytes_max: Annotated[int, Meta(ge=1_024, le=16 * MIB, description="Length of one source file.")] = 262_144
     template_files_max: Annotated[int, Meta(ge=1, le=10_000, description="Files of one template.")] = 500
     templates_max: Annotated[int, Meta(ge=1, le=10_000, description="Templates of one tenant.")] = 100
     event_bytes_max: Annotated[int, Meta(ge=1_024, le=64 * MIB, description="Payload of one event.")] = 4 * MIB
-    worker_queue_events_max: Annotated[int, Meta(ge=64, le=1_000_000, description="Events in flight in one worker; more are shed.")] = 20_000
+    worker_queue_events_max: Annotated[
+        int, Meta(ge=64, le=1_000_000, description="Events in flight in one worker; more are shed.")
+    ] = 20_000
     worker_memory_bytes: Annotated[int, Meta(ge=64 * MIB, description="Memory for all VMs of one worker.")] = 3 << 30
-    vm_idle_ms: Annotated[int, Meta(ge=1_000, description="An idle VM without threads, timers or calls is evicted after this time.")] = 600_000
-    db_operations_max: Annotated[int, Meta(ge=1, le=64, description="Database operations of one tenant in flight; more wait.")] = 8
+    vm_idle_ms: Annotated[
+        int, Meta(ge=1_000, description="An idle VM without threads, timers or calls is evicted after this time.")
+    ] = 600_000
+    db_operations_max: Annotated[
+        int, Meta(ge=1, le=64, description="Database operations of one tenant in flight; more wait.")
+    ] = 8
 
 
 # ---- values (every crossing) ---------------------------------------------------------------------

@@ -2,7 +2,9 @@
 
 import http.server
 import json
+import logging
 import os
+import re
 import socket
 import socketserver
 import subprocess
@@ -23,6 +25,10 @@ def clean(monkeypatch, tmp_path):
     for name in [name for name in os.environ if name.startswith(("TW_", "MESOPHYLL_"))]:
         monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
+    # Commands send the log to the stderr of their test, which is gone afterwards.
+    before = logging.getLogger().handlers[:]
+    yield
+    logging.getLogger().handlers[:] = before
 
 
 def tw(capsys, *args):
@@ -205,9 +211,7 @@ def test_help_is_for_every_command_and_imports_none(capsys):
 
 
 def test_config_show_hides_secrets_and_says_where_values_came_from(capsys, tmp_path, monkeypatch):
-    (tmp_path / "config.yaml").write_text(
-        "discord_auth: {token: hunter2}\nlimits: {slice_ms: 7}"
-    )
+    (tmp_path / "config.yaml").write_text("discord_auth: {token: hunter2}\nlimits: {slice_ms: 7}")
     monkeypatch.setenv("TW_DATABASE_URL", "postgres://u:hunter2@h/d")
     code, out, err = tw(capsys, "config", "show")
     assert (code, err) == (0, "")
@@ -390,3 +394,40 @@ def test_url_and_token_reach_a_server_over_tcp(capsys, monkeypatch):
         thread.join()
     assert heads[0].startswith("GET /api/guilds/5/templates HTTP/1.1\r\n")
     assert "\r\nAuthorization: secret\r\n" in heads[0]
+
+
+def test_mock_alone_takes_what_mock_say_sends(capsys, tmp_path):
+    """`tw mock serve` on a free port answers `tw mock say --url`, and ends with 0 on SIGTERM."""
+    command = [sys.executable, "-m", "pytw.cli", "mock", "serve", "--listen", "127.0.0.1:0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as mock:
+        try:
+            url = next(re.search(r"http://127\.0\.0\.1:\d+", line)[0] for line in mock.stdout if "REST" in line)
+            code, out, _ = tw(capsys, "mock", "say", "123", "hi", "--wait", "0", "--json", "--url", url)
+            assert code == 0
+            assert json.loads(out)["sent"]["content"] == "hi"
+        finally:
+            mock.terminate()
+        assert mock.wait(10) == 0
+
+
+def test_mock_on_a_port_in_use_says_so(capsys):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        code, line = one_line(capsys, "mock", "serve", "--listen", address)
+    assert code == 4
+    assert address.rpartition(":")[2] in line
+
+
+def test_migrate_brings_an_embedded_database_up_to_date_once(capsys, tmp_path):
+    code, out, _ = tw(capsys, "migrate", "--data-dir", str(tmp_path))
+    assert code == 0
+    assert "applied 0001_initial\n" in out
+    assert tw(capsys, "migrate", "--data-dir", str(tmp_path))[:2] == (0, "nothing to apply\n")
+
+
+def test_migrate_of_a_database_that_is_not_there_has_its_own_code(capsys, monkeypatch):
+    monkeypatch.setenv("TW_DATABASE_URL", "postgres://u:hunter2@127.0.0.1:1/d")
+    code, line = one_line(capsys, "migrate")
+    assert code == 3
+    assert "127.0.0.1:1" in line
+    assert "hunter2" not in line

@@ -125,7 +125,9 @@ class Peer:
 
     async def close(self, reason: str = "closed") -> None:
         """Sends what waits, closes, and returns when the connection is gone."""
-        if not self._ended_future.done():
+        if not self._wire.open:
+            self._lose(reason)
+        elif not self._ended_future.done():
             self._flush()
             self._wire.close(CLOSED_NORMALLY, reason)
             await self.wait_lost()

@@ -67,6 +67,11 @@ class Wire(asyncio.Protocol):
         transport.set_protocol(self)
 
     @property
+    def open(self) -> bool:
+        """The transport is there, be it closing."""
+        return self._transport is not None
+
+    @property
     def waiting_bytes(self) -> int:
         """Bytes that the peer has not taken yet."""
         return self._transport.get_write_buffer_size() if self._transport is not None else 0

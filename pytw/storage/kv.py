@@ -10,15 +10,16 @@ becomes due again, later each time, `KV_EXPIRY_ATTEMPTS_MAX` times in all.
 
 from __future__ import annotations
 
+import logging
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
 import orjson
 
 from pytw import values
-from pytw.errors import LimitExceeded, RequestError
+from pytw.errors import InternalError, LimitExceeded, RequestError
 from pytw.limits import (
     KV_EXPIRY_ATTEMPTS_MAX,
     KV_EXPIRY_CLAIM_S,
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     import asyncpg
 
     from pytw.storage.pool import Database
+
+LOG = logging.getLogger("pytw.storage.kv")
 
 _COLUMNS = "id, key, scopes, value::text AS value, version, created_at, last_updated_at, expires_at"
 _OWNED = "owner_id = $1 AND owner_type = $2"
@@ -127,24 +130,40 @@ def to_row(value: bytes) -> str:
 
     Raises: RequestError, LimitExceeded.
     """
-    text = orjson.dumps(values.to_tagged_json(values.unpack(value)))
+    try:
+        text = orjson.dumps(values.to_tagged_json(values.unpack(value)))
+    except (ValueError, TypeError) as error:
+        raise RequestError(f"Value cannot be stored: {error}") from None
     if len(text) > KV_VALUE_BYTES_MAX:
         raise LimitExceeded("Value length too long", hint=f"{KV_VALUE_BYTES_MAX} bytes of JSON at most")
     return text.decode()
 
 
 def from_row(row: asyncpg.Record) -> KvRecord:
-    """The record of a row of `_COLUMNS`."""
+    """The record of a row of `_COLUMNS`. Raises: InternalError: somebody else wrote what is no value."""
+    try:
+        value = values.pack(values.from_tagged_json(orjson.loads(row["value"])))
+    except ValueError as error:
+        raise InternalError(f"the stored value of key {row['key']!r} cannot be read: {error}") from error
     return KvRecord(
         id=row["id"],
         key=row["key"],
         scopes=list(row["scopes"]),
-        value=values.pack(values.from_tagged_json(orjson.loads(row["value"]))),
+        value=value,
         version=row["version"],
         created_at=row["created_at"],
         last_updated_at=row["last_updated_at"],
         expires_at=row["expires_at"],
     )
+
+
+def _readable(rows: Iterable[asyncpg.Record]) -> Iterator[tuple[asyncpg.Record, KvRecord]]:
+    """Rows with their records; what cannot be read is logged and left out, so that it stops no other."""
+    for row in rows:
+        try:
+            yield row, from_row(row)
+        except InternalError as error:
+            LOG.error("row %s: %s", row["id"], error)
 
 
 def _owner(tenant: int) -> tuple[str, str]:
@@ -203,7 +222,7 @@ class KvStore:
         record_id, _, key = (after or "").partition(":")
         _checked_text(after or "", "Cursor", KV_KEY_BYTES_MAX + 128)
         arguments = (checked_scopes(scopes), like, key, record_id, min(limit, KV_FIND_ROWS_MAX))
-        return [from_row(row) for row in await self._db.fetch(FIND, *_owner(tenant), *arguments)]
+        return [record for _, record in _readable(await self._db.fetch(FIND, *_owner(tenant), *arguments))]
 
     async def list_scopes(self, tenant: int) -> list[str]:
         """All scopes that any row has, sorted."""
@@ -212,7 +231,9 @@ class KvStore:
     async def claim_expired(self, worker_id: int, workers: int, *, limit: int) -> list[tuple[int, KvRecord]]:
         """Due rows of this worker's tenants, oldest first, each claimed: nobody else gets it until the claim ends."""
         rows = await self._db.fetch(CLAIM, worker_id, workers, limit)
-        found = [(Id(OwnerType(row["owner_type"]), int(row["owner_id"])).key, from_row(row)) for row in rows]
+        found = [
+            (Id(OwnerType(row["owner_type"]), int(row["owner_id"])).key, record) for row, record in _readable(rows)
+        ]
         return sorted(found, key=lambda item: (item[1].expires_at, item[1].id))
 
     async def finish_expired(self, tenant: int, record_id: str, version: int) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ from obstore.store import LocalStore, S3Store
 from pytw.errors import ConfigError, LimitExceeded, NotFound, RequestError, StorageRefused, StorageUnavailable
 from pytw.limits import OBJECT_BYTES_MAX, OBJECT_KEY_BYTES_MAX, OBJECT_LIST_MAX
 from pytw.types import Id
+
+CALL_S_MAX = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +76,14 @@ class ObjectStore:
         A plain ``http://`` endpoint is allowed, for a store on the same host.
         Raises: ConfigError.
         """
-        plain = str(options.get("endpoint", "")).startswith("http://")
+        client = {
+            "allow_http": str(options.get("endpoint", "")).startswith("http://"),
+            "timeout": "5s",
+            "connect_timeout": "2s",
+        }
+        retry = {"max_retries": 2, "retry_timeout": timedelta(seconds=CALL_S_MAX)}
         try:
-            return cls(S3Store(bucket, config=dict(options), client_options={"allow_http": plain}))  # type: ignore[arg-type]
+            return cls(S3Store(bucket, config=dict(options), client_options=client, retry_config=retry))  # type: ignore[arg-type]
         except (BaseError, ValueError, TypeError) as error:
             raise ConfigError(f"object storage: {str(error).partition(chr(10))[0][:200]}") from error
 

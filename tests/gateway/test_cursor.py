@@ -75,9 +75,11 @@ def test_full_window_releases_what_is_old():
     for number in range(1, CURSOR_WINDOW_EVENTS + 1):
         window.start(number, number % 8, 0.0)
     assert window.make_room(CURSOR_HOLD_S - 1) == CURSOR_HOLD_S
-    assert window.full and window.released == 0
+    assert window.full
+    assert window.released == 0
     window.make_room(CURSOR_HOLD_S)
-    assert window.released == CURSOR_WINDOW_EVENTS and window.snapshot() == (CURSOR_WINDOW_EVENTS, [])
+    assert window.released == CURSOR_WINDOW_EVENTS
+    assert window.snapshot() == (CURSOR_WINDOW_EVENTS, [])
 
 
 def test_tenant_that_holds_more_than_a_quarter_is_released_earlier_down_to_it():
@@ -86,7 +88,8 @@ def test_tenant_that_holds_more_than_a_quarter_is_released_earlier_down_to_it():
     for number in range(1, CURSOR_WINDOW_EVENTS + 1):
         window.start(number, 1 if number <= 2 * quarter else number, 0.0)
     window.make_room(CURSOR_HOG_HOLD_S)
-    assert window.released == quarter and len(window) == CURSOR_WINDOW_EVENTS - quarter
+    assert window.released == quarter
+    assert len(window) == CURSOR_WINDOW_EVENTS - quarter
 
 
 def test_span_of_a_cursor_is_bounded():
@@ -95,7 +98,8 @@ def test_span_of_a_cursor_is_bounded():
     for number in range(2, CURSOR_SPAN_EVENTS + 10):
         window.start(number, 2, 0.0)
         window.end(number)
-    assert window.released == 1 and len(window.snapshot()[1]) <= CURSOR_SPAN_EVENTS
+    assert window.released == 1
+    assert len(window.snapshot()[1]) <= CURSOR_SPAN_EVENTS
 
 
 def test_nothing_that_is_not_done_is_ever_reported_as_done():
@@ -147,7 +151,8 @@ async def test_end_of_an_earlier_sessions_event_changes_nothing():
     reporter.window.start(2, 1, 0.0)
     reporter.end(old, 1)
     reporter.close()
-    assert cursors.kept[0].session_id == "t" and cursors.kept[0].sequence == 1
+    assert cursors.kept[0].session_id == "t"
+    assert cursors.kept[0].sequence == 1
 
 
 async def test_room_comes_with_the_first_end():

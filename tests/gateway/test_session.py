@@ -46,8 +46,11 @@ def ready(made: Session) -> Session:
 def test_first_login_is_an_identify_at_the_gateways_own_url():
     made = session()
     login = json.loads(made.login())
-    assert made.url == "ws://gateway" and login["op"] == 2
-    assert login["d"]["token"] == "T" and login["d"]["shard"] == [2, 4] and login["d"]["intents"] == 513
+    assert made.url == "ws://gateway"
+    assert login["op"] == 2
+    assert login["d"]["token"] == "T"
+    assert login["d"]["shard"] == [2, 4]
+    assert login["d"]["intents"] == 513
 
 
 def test_login_after_ready_is_a_resume_at_the_resume_url():
@@ -65,7 +68,8 @@ def test_first_beat_comes_after_a_jittered_interval_and_carries_the_sequence():
     clock = Clock()
     made = session(clock)
     made.hello(b'{"heartbeat_interval":10000}')
-    assert made.due == 105.0 and made.tick() is None
+    assert made.due == 105.0
+    assert made.tick() is None
     clock.now = 105.0
     assert made.tick() == b'{"op":1,"d":null}'
     made.receive(ACK, b"null")
@@ -107,14 +111,16 @@ def test_answer_tells_the_latency():
     made.beat()
     clock.now += 0.25
     made.receive(ACK, b"null")
-    assert made.latency_s == 0.25 and not made.zombie
+    assert made.latency_s == 0.25
+    assert not made.zombie
 
 
 @pytest.mark.parametrize(("jitter", "wait_s"), [(0.0, 1.0), (0.5, 3.0), (1.0, 5.0)])
 def test_invalid_session_waits_one_to_five_seconds(jitter: float, wait_s: float):
     made = ready(session(jitter=jitter))
     assert made.receive(INVALID_SESSION, b"false") is Next.RECONNECT_LATER
-    assert made.wait_s == wait_s and not made.resumable
+    assert made.wait_s == wait_s
+    assert not made.resumable
 
 
 def test_resumable_invalid_session_is_kept():
@@ -125,25 +131,29 @@ def test_resumable_invalid_session_is_kept():
 
 def test_op_7_keeps_the_session():
     made = ready(session())
-    assert made.receive(RECONNECT, b"null") is Next.RECONNECT and made.resumable
+    assert made.receive(RECONNECT, b"null") is Next.RECONNECT
+    assert made.resumable
 
 
 @pytest.mark.parametrize("code", [None, 1000, 1001, 1006, 4000, 4001, 4002, 4005, 4008])
 def test_session_survives_close_code(code: int | None):
     made = ready(session())
-    assert made.closed(code) is None and made.resumable
+    assert made.closed(code) is None
+    assert made.resumable
 
 
 @pytest.mark.parametrize("code", [4003, 4007, 4009])
 def test_session_ends_with_close_code(code: int):
     made = ready(session())
-    assert made.closed(code) is None and not made.resumable
+    assert made.closed(code) is None
+    assert not made.resumable
 
 
 @pytest.mark.parametrize("code", [4004, 4010, 4011, 4012, 4013, 4014])
 def test_fatal_close_code_has_an_error_with_a_hint(code: int):
     error = ready(session()).closed(code)
-    assert isinstance(error, TokenRefused if code == 4004 else ConfigError) and error.hint
+    assert isinstance(error, TokenRefused if code == 4004 else ConfigError)
+    assert error.hint
 
 
 @pytest.mark.parametrize("frame", [b"{}", b'{"d":{"session_id":1}}', b"nonsense"])

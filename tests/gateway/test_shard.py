@@ -21,7 +21,8 @@ async def test_message_reaches_its_guild_under_its_documented_name():
             await offers.until(1)
             tenant, event = offers.events[0]
             assert (tenant, event.name, event.author, event.redelivered) == (GUILD, "MESSAGE", None, False)
-            assert event.payload.startswith(b"{") and b'"content":"hello"' in event.payload
+            assert event.payload.startswith(b"{")
+            assert b'"content":"hello"' in event.payload
             assert run.shard.bot_id == mock.bot_id
 
 
@@ -34,7 +35,8 @@ async def test_event_nobody_listens_for_is_done_and_not_offered():
             await offers.until(1)
         assert offers.texts == ["somebody"]
         session = next(iter(mock.sessions))
-        assert cursors.kept[0].sequence == session.last and cursors.kept[0].done_above == []
+        assert cursors.kept[0].sequence == session.last
+        assert cursors.kept[0].done_above == []
 
 
 async def test_own_messages_are_ignored_and_own_reactions_are_not():
@@ -72,25 +74,25 @@ async def test_cut_connection_resumes_and_misses_nothing():
             await run.until("ready", 5)
             await mock.say(GUILD, "51")
             await offers.until(52)
-            assert offers.texts == [str(i) for i in range(52)] and offers.flagged == []
-            assert slots.taken == [0] and run.shard.counts["resumes"] == 1
+            assert offers.texts == [str(i) for i in range(52)]
+            assert offers.flagged == []
+            assert slots.taken == [0]
+            assert run.shard.counts["resumes"] == 1
 
 
 @pytest.mark.parametrize("code", [1000, 1001, 4000, 4001, 4002, 4005, 4008])
 async def test_resumable_close_code_resumes(code: int):
-    async with mocked() as mock:
-        async with running(mock, Offers()) as run:
-            await mock.cut(code=code)
-            await run.until("ready", 5)
-            assert (run.shard.identifies, run.shard.resumes) == (1, 1)
+    async with mocked() as mock, running(mock, Offers()) as run:
+        await mock.cut(code=code)
+        await run.until("ready", 5)
+        assert (run.shard.identifies, run.shard.resumes) == (1, 1)
 
 
 async def test_op_7_reconnects_and_resumes():
-    async with mocked() as mock:
-        async with running(mock, Offers()) as run:
-            assert mock.reconnect() == 1
-            await run.until("ready", 5)
-            assert (run.shard.identifies, run.shard.resumes) == (1, 1)
+    async with mocked() as mock, running(mock, Offers()) as run:
+        assert mock.reconnect() == 1
+        await run.until("ready", 5)
+        assert (run.shard.identifies, run.shard.resumes) == (1, 1)
 
 
 async def test_session_that_timed_out_is_replaced():
@@ -101,60 +103,58 @@ async def test_session_that_timed_out_is_replaced():
             await mock.cut(code=4009)
             await run.until("ready", 5)
             assert (run.shard.identifies, run.shard.resumes) == (2, 0)
-            assert None in cursors.reports and cursors.kept[0].session_id != before
+            assert None in cursors.reports
+            assert cursors.kept[0].session_id != before
 
 
 async def test_invalid_session_waits_and_identifies_once():
-    async with mocked() as mock:
-        async with running(mock, Offers()) as run:
-            began = asyncio.get_running_loop().time()
-            mock.invalidate()
-            await run.until("ready", 10)
-            assert 1.0 <= asyncio.get_running_loop().time() - began <= 6.5
-            assert (run.shard.identifies, run.shard.resumes) == (2, 0)
+    async with mocked() as mock, running(mock, Offers()) as run:
+        began = asyncio.get_running_loop().time()
+        mock.invalidate()
+        await run.until("ready", 10)
+        assert 1.0 <= asyncio.get_running_loop().time() - began <= 6.5
+        assert (run.shard.identifies, run.shard.resumes) == (2, 0)
 
 
 @pytest.mark.parametrize("code", [4004, 4010, 4011, 4012, 4013, 4014])
 async def test_fatal_close_code_stops_the_shard_with_an_alarm(code: int, caplog: pytest.LogCaptureFixture):
-    async with mocked() as mock:
-        async with running(mock, Offers()) as run:
-            await mock.cut(code=code)
-            with pytest.raises(ConfigError):
-                await run.task
-            assert run.shard.connections == 1 and run.shard.state == "stopped"
-            assert [r.levelname for r in caplog.records if str(code) in r.getMessage()] == ["CRITICAL"]
+    async with mocked() as mock, running(mock, Offers()) as run:
+        await mock.cut(code=code)
+        with pytest.raises(ConfigError):
+            await run.task
+        assert run.shard.connections == 1
+        assert run.shard.state == "stopped"
+        assert [r.levelname for r in caplog.records if str(code) in r.getMessage()] == ["CRITICAL"]
 
 
 async def test_wrong_token_is_named():
-    async with mocked() as mock:
-        async with running(mock, Offers(), token="wrong", ready=False) as run:
-            with pytest.raises(TokenRefused):
-                await run.task
+    async with mocked() as mock, running(mock, Offers(), token="wrong", ready=False) as run:
+        with pytest.raises(TokenRefused):
+            await run.task
 
 
 async def test_zombie_connection_is_replaced_by_a_resumed_one():
-    async with mocked(heartbeat_interval_ms=300) as mock:
-        async with running(mock, Offers()) as run:
-            mock.faults.acks_missing = 1
-            await run.until("ready", 5)
-            assert (run.shard.identifies, run.shard.resumes) == (1, 1)
+    async with mocked(heartbeat_interval_ms=300) as mock, running(mock, Offers()) as run:
+        mock.faults.acks_missing = 1
+        await run.until("ready", 5)
+        assert (run.shard.identifies, run.shard.resumes) == (1, 1)
 
 
 async def test_heartbeats_keep_a_quiet_connection():
-    async with mocked(heartbeat_interval_ms=100) as mock:
-        async with running(mock, Offers()) as run:
-            answered, acks, receive = asyncio.Event(), 0, run.shard._session.receive
+    async with mocked(heartbeat_interval_ms=100) as mock, running(mock, Offers()) as run:
+        answered, acks, receive = asyncio.Event(), 0, run.shard._session.receive
 
-            def counted(op: int, d: bytes):
-                nonlocal acks
-                acks += op == ACK
-                if acks == 3:
-                    answered.set()
-                return receive(op, d)
+        def counted(op: int, d: bytes):
+            nonlocal acks
+            acks += op == ACK
+            if acks == 3:
+                answered.set()
+            return receive(op, d)
 
-            run.shard._session.receive = counted
-            await asyncio.wait_for(answered.wait(), 5)
-            assert run.shard.connections == 1 and run.shard.ready
+        run.shard._session.receive = counted
+        await asyncio.wait_for(answered.wait(), 5)
+        assert run.shard.connections == 1
+        assert run.shard.ready
 
 
 async def test_restarted_process_skips_what_is_done_and_flags_what_may_have_run():
@@ -225,7 +225,8 @@ async def test_stopped_intake_leaves_the_session_to_the_next_process():
             first.release()
         async with running(mock, second, cursors=cursors) as run:
             await second.until(1)
-            assert second.texts == ["later"] and run.shard.identifies == 0
+            assert second.texts == ["later"]
+            assert run.shard.identifies == 0
 
 
 async def test_session_that_the_gateway_forgot_begins_anew():
@@ -264,7 +265,8 @@ async def test_direct_message_is_forwarded_to_its_owner_until_the_owner_has_it()
                 (author | USER_BIT, "MESSAGE", False),
                 (author | USER_BIT, "MESSAGE", True),
             ]
-            assert offers.events == [] and run.shard.counts["forwarded"] == 1
+            assert offers.events == []
+            assert run.shard.counts["forwarded"] == 1
 
 
 async def test_direct_message_to_a_user_of_this_worker_is_offered():
@@ -274,7 +276,8 @@ async def test_direct_message_to_a_user_of_this_worker_is_offered():
         async with running(mock, offers, forwards=forwards, workers=2, shards=2):
             await mock.dm("psst", author_id=author)
             await offers.until(1)
-            assert offers.events[0][0] == author | USER_BIT and forwards.events == []
+            assert offers.events[0][0] == author | USER_BIT
+            assert forwards.events == []
 
 
 async def test_event_that_is_not_taken_does_not_end_the_shard():

@@ -6,7 +6,8 @@ from datetime import UTC, datetime
 import msgpack
 import pytest
 
-from pytw.errors import RequestError
+from pytw import values
+from pytw.errors import InternalError, RequestError
 from pytw.limits import KV_EXPIRY_ATTEMPTS_MAX, KV_FIND_ROWS_MAX
 from pytw.storage.kv import CLAIM, like_pattern
 from pytw.storage.stores import Stores
@@ -108,24 +109,82 @@ async def test_scopes_are_listed_once_and_sorted(stores: Stores) -> None:
     assert await stores.kv.list_scopes(1) == ["Z", "x", "y"]
 
 
-@pytest.mark.parametrize(("pattern", "like"), [("a\\", "a\\\\"), ("a\\\\", "a\\\\"), ("a\\\\\\", "a\\\\\\\\"), ("%%", None)])
+@pytest.mark.parametrize(
+    ("pattern", "like"), [("a\\", "a\\\\"), ("a\\\\", "a\\\\"), ("a\\\\\\", "a\\\\\\\\"), ("%%", None)]
+)
 def test_backslash_at_the_end_stands_for_itself(pattern: str, like: str | None) -> None:
     assert like_pattern(pattern) == like
 
 
 @pytest.mark.parametrize(
-    "statement",
+    ("owner_id", "owner_type", "key", "scopes"),
     [
-        "INSERT INTO tenant_kv (id, owner_id, owner_type, key, scopes, value) VALUES ('1', '01', 'guild', 'k', '{s}', '1')",
-        "INSERT INTO tenant_kv (id, owner_id, owner_type, key, scopes, value)"
-        " VALUES ('1', '9223372036854775808', 'guild', 'k', '{s}', '1')",
-        "INSERT INTO tenant_kv (id, owner_id, owner_type, key, scopes, value) VALUES ('1', 'x', 'guild', 'k', '{s}', '1')",
-        "INSERT INTO tenant_kv (id, owner_id, owner_type, key, scopes, value) VALUES ('1', '1', 'server', 'k', '{s}', '1')",
-        "INSERT INTO tenant_kv (id, owner_id, owner_type, key, scopes, value) VALUES ('1', '1', 'guild', 'k', '{b,a}', '1')",
-        "INSERT INTO tenant_kv (id, owner_id, owner_type, key, scopes, value) VALUES ('1', '1', 'guild', 'k', '{}', '1')",
-        "INSERT INTO tenant_kv (id, owner_id, owner_type, key, scopes, value) VALUES ('1', '1', 'guild', '', '{s}', '1')",
+        ("01", "guild", "k", ["s"]),
+        ("9223372036854775808", "guild", "k", ["s"]),
+        ("x", "guild", "k", ["s"]),
+        ("1", "server", "k", ["s"]),
+        ("1", "guild", "k", ["b", "a"]),
+        ("1", "guild", "k", []),
+        ("1", "guild", "", ["s"]),
     ],
 )
-async def test_the_table_refuses_rows_that_routing_could_not_place(stores: Stores, statement: str) -> None:
+async def test_the_table_refuses_rows_that_routing_could_not_place(
+    stores: Stores, owner_id: str, owner_type: str, key: str, scopes: list[str]
+) -> None:
+    statement = "INSERT INTO tenant_kv (id, owner_id, owner_type, key, scopes, value) VALUES ('1', $1, $2, $3, $4, '1')"
     with pytest.raises(RequestError, match="violates check"):
-        await stores.db.execute(statement)
+        await stores.db.execute(statement, owner_id, owner_type, key, scopes)
+
+
+AWKWARD = [
+    values.UnsignedInteger(2**64 - 1),
+    -(2**63),
+    2**53 + 1,
+    1.0,
+    1e22,
+    1.7976931348623157e308,
+    5e-324,
+    0.1,
+    float("inf"),
+    "",
+    "\ud7ff \\u0041 \x7f \U0001f600",
+    values.RawText(b"\xff\x00"),
+    values.Buffer(bytes(range(256))),
+    values.Vector(1.0, 2.5, -3.0),
+    values.Interval(-2, 500_000_000),
+    values.TimeZone("Europe/London"),
+    values.LazyStringMap({"b": "1", "a": "2"}),
+    datetime(2026, 2, 27, 6, 7, 33, 123456, UTC),
+    msgpack.Timestamp(1, 1),
+    values.Map([(1, "a"), (True, "b"), (1.5, None), ([1], {})]),
+    {"z": [], "y": {}, "x": [[None]]},
+]
+
+
+@pytest.mark.parametrize("value", AWKWARD, ids=repr)
+async def test_value_comes_back_as_it_was(stores: Stores, value: object) -> None:
+    await stores.kv.set(1, "k", ["s"], values.pack(value))
+    record = await stores.kv.get(1, "k", ["s"])
+    assert record is not None
+    back = values.unpack(record.value)
+    assert (type(back), back) == (type(value), value)
+    if type(value) is dict:
+        assert list(back) == list(value)
+
+
+@pytest.mark.parametrize("value", [b"\xc1", b"", b"\x01\x01", values.pack(msgpack.Timestamp(10**15, 0))])
+async def test_bytes_that_are_no_value_are_refused(stores: Stores, value: bytes) -> None:
+    with pytest.raises(RequestError):
+        await stores.kv.set(1, "k", ["s"], value)
+
+
+async def test_row_that_cannot_be_read_stops_no_other(stores: Stores, caplog: pytest.LogCaptureFixture) -> None:
+    """As somebody may have written it past us."""
+    for key in ("bad", "good"):
+        await stores.kv.set(1, key, ["s"], ONE, PAST)
+    await stores.db.execute("UPDATE tenant_kv SET value = '{}' WHERE key = 'bad'")
+    with pytest.raises(InternalError, match="bad"):
+        await stores.kv.get(1, "bad", ["s"])
+    assert [record.key for record in await stores.kv.find(1, "%%", ["s"], limit=9)] == ["good"]
+    assert [record.key for _, record in await stores.kv.claim_expired(0, 1, limit=9)] == ["good"]
+    assert "bad" in caplog.text

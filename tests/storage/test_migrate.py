@@ -55,9 +55,7 @@ async def test_of_many_starters_one_applies_a_file_that_needs_no_transaction(
     empty_database_url: str, source: Path
 ) -> None:
     """The others poll for the lock: CREATE INDEX CONCURRENTLY waits for every statement that waits."""
-    (source / "0003_index.sql").write_text(
-        "-- tw: no-transaction\nCREATE INDEX CONCURRENTLY one_by_n ON one (n);\n"
-    )
+    (source / "0003_index.sql").write_text("-- tw: no-transaction\nCREATE INDEX CONCURRENTLY one_by_n ON one (n);\n")
     done = await asyncio.gather(*(migrate(empty_database_url, source=source) for _ in range(5)))
     assert sorted(map(len, done)) == [0, 0, 0, 0, 3]
 

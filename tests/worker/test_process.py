@@ -1,13 +1,18 @@
 """`WorkerProcessHandle` over a real Mesophyll link on loopback."""
 
 import asyncio
+import os
+import sys
 from contextlib import asynccontextmanager
 
+import msgspec
 import pytest
 
 from pytw.errors import NotReady
 from pytw.mesophyll.client import MesophyllClient
+from pytw.mesophyll.records import Kind
 from pytw.mesophyll.server import MesophyllServer
+from pytw.mesophyll.services import Services
 from pytw.mesophyll.tokens import new_token
 from pytw.types import Outcome
 from pytw.worker.pool import WorkerPool
@@ -18,6 +23,12 @@ from pytw.worker.worker import Worker
 
 from .fakes import MemoryDb, MemoryDiscord, until
 from .workerlike_contract import LIMITS, WAIT, A, Rig, WorkerLikeContract, event, spec
+
+CHILD = """
+import os, sys
+from pytw.main.worker import run_forked
+sys.exit(run_forked(bytes.fromhex(sys.argv[1]), os.environ.pop("TOKEN"), -1, -1))
+"""
 
 
 @asynccontextmanager
@@ -69,6 +80,40 @@ class TestPoolOfProcesses(WorkerLikeContract):
         db, discord = MemoryDb(), MemoryDiscord()
         async with linked([0, 1], 2, db, discord) as (handles, _):
             yield Rig(WorkerPool([handles[0], handles[1]]), db, discord)
+
+
+class TestRealProcess(WorkerLikeContract):
+    """A process of its own, as the supervisor starts it; its database is this process's, over the link."""
+
+    @pytest.fixture
+    async def rig(self):
+        db = MemoryDb()
+        handle = WorkerProcessHandle(0, LIMITS, kill=lambda: kill())
+        services = Services(1, db=db, cursors=None, slots=None, forwarder=None)
+        server = MesophyllServer(
+            {**services.handlers(), Kind.READY: lambda link, call: handle.attach(link)},
+            on_lost=lambda link, reason: handle.detach(link),
+        )
+        address = await server.start()
+        token = new_token()
+        await server.expect(0, 1, token)
+        told = msgspec.msgpack.encode(msgspec.structs.replace(spec(), epoch=1, mesophyll=address, exit_on_deaf=True))
+        child = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", CHILD, told.hex(), env={**os.environ, "TOKEN": token}
+        )
+
+        async def kill() -> None:
+            child.kill()
+            await child.wait()
+
+        try:
+            await until(lambda: handle.ready or child.returncode is not None, "the process")
+            assert child.returncode is None
+            yield Rig(handle, db)
+        finally:
+            if child.returncode is None:
+                await kill()
+            await server.close()
 
 
 class TestHybrid(WorkerLikeContract):
