@@ -4,7 +4,6 @@ use std::ffi::c_int;
 
 use mlua::ffi::{self, lua_State};
 
-use crate::isolate;
 use crate::json::bytes_at;
 
 pub unsafe fn text_of(state: *mut lua_State, index: c_int) -> String {
@@ -17,15 +16,5 @@ pub unsafe fn text_of(state: *mut lua_State, index: c_int) -> String {
                 format!("error object is a {}", name.to_string_lossy())
             }
         }
-    }
-}
-
-/// The text of the error that ended a thread, with its stack in the terms of its template.
-pub unsafe fn text_of_thread(co: *mut lua_State, template: &str) -> String {
-    // SAFETY: by the caller, a thread that ended with an error; its frames are still there.
-    unsafe {
-        let mut text = text_of(co, -1);
-        isolate::traceback(co, template, &mut text);
-        text
     }
 }
