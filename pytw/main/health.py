@@ -70,8 +70,8 @@ class Health:
             ],
         }
 
-    def metrics(self) -> str:
-        """Prometheus text. Workers count in plain numbers that come with their heartbeats: a registry of their own would
+    def metrics(self) -> list[str]:
+        """Prometheus texts. Workers count in plain numbers that come with their heartbeats: a registry of their own would
         cost each of them half a megabyte.
         """
         restarts = metrics.gauge("tw_worker_restarts", "Restarts of a worker process.", ("worker",))
@@ -84,4 +84,4 @@ class Health:
         for worker_id, numbers in self._workers.stats().items():
             for name, number in numbers.items():
                 stat.labels(str(worker_id), name).set(number)
-        return metrics.exposition()
+        return [metrics.exposition()]
