@@ -207,7 +207,10 @@ class KvRecord:
 
 @dataclass(slots=True)
 class Cursor:
-    """Where a gateway shard goes on: everything up to ``sequence`` is done, and ``done_above`` besides."""
+    """Where a gateway shard goes on: everything up to ``sequence`` is done, and ``done_above`` besides.
+
+    An entry ``-n`` of ``done_above`` says that intake was closed after ``n``: nothing above ran.
+    """
 
     session_id: str
     resume_url: str
