@@ -6,9 +6,9 @@ import os
 import stat
 
 import pytest
-from conftest import Api
 
 from pytw.api.auth import is_loopback
+from tests.api.conftest import Api
 
 EVENT = {"type": "MESSAGE", "guild_id": "5"}
 

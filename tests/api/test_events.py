@@ -8,11 +8,11 @@ from typing import Any
 
 import orjson
 import pytest
-from conftest import Api
 
 from pytw.api.eventnames import DISCORD_EVENTS
 from pytw.limits import API_BODY_BYTES_MAX
 from pytw.types import USER_BIT, DispatchResult, Outcome
+from tests.api.conftest import Api
 
 
 async def test_the_documented_line_answers(api: Api) -> None:

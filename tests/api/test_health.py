@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from conftest import Api
-
 from pytw import luau
+from tests.api.conftest import Api
 
 
 async def test_healthz_names_each_part_and_the_engine(api: Api) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from conftest import Api
 
 from pytw.errors import LimitExceeded, NotReady, ScriptError
 from pytw.types import USER_BIT, Id
+from tests.api.conftest import Api
 
 GOOD = {"files": {"init.luau": "return { MESSAGE = function(ctx) return 'ok' end }"}}
 
