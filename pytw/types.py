@@ -129,7 +129,7 @@ class DispatchResult:
             from pytw import values
 
             self._decoded = values.unpack(self.body)
-        return self._decoded  # type: ignore[return-value]
+        return self._decoded
 
     @property
     def outcome(self) -> Outcome:
