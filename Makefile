@@ -29,6 +29,7 @@ $(BUILT): $(SOURCES)
 	@touch $@
 
 test: $(BUILT)   ## all tests
+	cargo test --release --locked --lib -q
 	$(BIN)/python -m pytest tests -q
 
 test-fast: $(BUILT) ## tests that take less than five seconds each

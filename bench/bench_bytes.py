@@ -68,4 +68,6 @@ def test_framing_round_trip(benchmark: BenchmarkFixture, report: Report) -> None
     assert [tuple(r) for r in _framing.split(_framing.join(records))] == records
     benchmark(both)
     ours, raw = cpu_seconds(both, len(records)), cpu_seconds(parse, len(FRAMES))
-    report.add("framing, join and split of a 2 KB record", f"{ours * 1e6:.2f} us CPU", ratio=f"{ours / raw:.2f} x orjson.loads")
+    report.add(
+        "framing, join and split of a 2 KB record", f"{ours * 1e6:.2f} us CPU", ratio=f"{ours / raw:.2f} x orjson.loads"
+    )

@@ -14,7 +14,9 @@ FRAME = (Path(__file__).parent / "data" / "message_create.json").read_bytes().st
 @cache
 def message_frame(number: int) -> bytes:
     """A whole gateway frame; guild, message and content differ from number to number."""
-    frame = re.sub(rb'"content":"[^"]*"', b'"content":"message number %d, please greet everyone"' % number, FRAME, count=1)
+    frame = re.sub(
+        rb'"content":"[^"]*"', b'"content":"message number %d, please greet everyone"' % number, FRAME, count=1
+    )
     return re.sub(rb'"nonce":"\d+"', b'"nonce":"%d"' % (1434598123456790528 + number), frame, count=1)
 
 

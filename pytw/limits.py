@@ -118,6 +118,14 @@ DEAF_MS = 1_500
 QUARANTINE_FIRST_S = 10.0
 QUARANTINE_MAX_S = 300.0
 
+# ---- HTTP API ----------------------------------------------------------------------------------------
+API_BODY_BYTES_MAX = 16 * MIB
+API_HEADER_BYTES_MAX = 8_190
+API_REQUESTS_MAX = 1_000
+API_RETRY_AFTER_S = 1
+MOCK_WAIT_MAX_S = 60.0
+MOCK_TEXT_MAX = 2_000
+
 # ---- key-value store -----------------------------------------------------------------------------
 KV_KEY_BYTES_MAX = 512
 KV_VALUE_BYTES_MAX = 262_144

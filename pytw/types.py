@@ -129,7 +129,7 @@ class DispatchResult:
             from pytw import values
 
             self._decoded = values.unpack(self.body)
-        return self._decoded  # type: ignore[return-value]
+        return self._decoded
 
     @property
     def outcome(self) -> Outcome:
@@ -207,7 +207,10 @@ class KvRecord:
 
 @dataclass(slots=True)
 class Cursor:
-    """Where a gateway shard goes on: everything up to ``sequence`` is done, and ``done_above`` besides."""
+    """Where a gateway shard goes on: everything up to ``sequence`` is done, and ``done_above`` besides.
+
+    An entry ``-n`` of ``done_above`` says that intake was closed after ``n``: nothing above ran.
+    """
 
     session_id: str
     resume_url: str

@@ -4,6 +4,7 @@ use std::ffi::c_int;
 
 use mlua::ffi::{self, lua_State};
 
+use crate::isolate;
 use crate::json::bytes_at;
 
 pub unsafe fn text_of(state: *mut lua_State, index: c_int) -> String {
@@ -16,5 +17,15 @@ pub unsafe fn text_of(state: *mut lua_State, index: c_int) -> String {
                 format!("error object is a {}", name.to_string_lossy())
             }
         }
+    }
+}
+
+/// What a thread ended with, and where.
+pub unsafe fn with_traceback(co: *mut lua_State, template: &str) -> String {
+    // SAFETY: by the caller, a thread that has ended with an error, which is on its stack.
+    unsafe {
+        let mut text = text_of(co, -1);
+        isolate::traceback(co, template, &mut text);
+        text
     }
 }

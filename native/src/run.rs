@@ -197,7 +197,7 @@ impl Vm {
             let Some((request, part)) = self.take_main(co) else {
                 if status != ffi::LUA_OK {
                     let (request, name) = self.origin(co).map_or((0, String::new()), |o| (o.request, o.held.template.name.to_string()));
-                    self.log(request, &name, "error", errors::text_of(co, -1));
+                    self.log(request, &name, "error", errors::with_traceback(co, &name));
                 } else {
                     // Results left on the stack would make the ended thread look suspended.
                     ffi::lua_settop(co, 0);
@@ -209,7 +209,8 @@ impl Vm {
                 ffi::LUA_OK => self.result(co),
                 ffi::LUA_ERRMEM => End::Limit(limits::MEMORY, limits::MEMORY_TEXT.into()),
                 _ => {
-                    let text = errors::text_of(co, -1);
+                    let name = self.origin(co).map_or_else(String::new, |o| o.held.template.name.to_string());
+                    let text = errors::with_traceback(co, &name);
                     match self.capped.get() && text.contains(limits::UNBREAKABLE_TEXT) {
                         true => End::Limit(limits::UNBREAKABLE, text),
                         false => End::Error(text),

@@ -144,7 +144,7 @@ class Buckets:
             return
         current = self._bucket(call)
         current.remaining = 0
-        current.resets_at = max(current.resets_at, until)
+        current.resets_at = until
 
     def lost(self, bucket: Bucket) -> None:
         """The request had no answer."""

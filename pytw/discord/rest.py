@@ -32,6 +32,10 @@ def _user_agent() -> str:
     return f"DiscordBot (pytw, {version})"
 
 
+#: Found at import: a forked worker has neither the right nor the memory to read package metadata.
+USER_AGENT = _user_agent()
+
+
 _REASON_CHARACTERS_MAX = 512
 _RETRY_FIRST_S = 0.25
 _IDEMPOTENT = frozenset({"GET", "HEAD", "PUT", "DELETE"})
@@ -63,7 +67,6 @@ class DiscordRest:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._base = base_url.rstrip("/")
-        self._user_agent = _user_agent()
         self._token = token.removeprefix("Bot ")
         self._total_s = total_s
         self._clock = clock
@@ -203,7 +206,7 @@ class DiscordRest:
     def _headers(self, reason: str | None) -> dict[str, str]:
         headers = {
             "Authorization": f"Bot {self._token}",
-            "User-Agent": self._user_agent,
+            "User-Agent": USER_AGENT,
             "Content-Type": "application/json",
         }
         if reason:

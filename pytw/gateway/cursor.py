@@ -10,6 +10,10 @@ reported at once. A handler that waits for long must not stop a shard, though: i
 CURSOR_HOLD_S is released, which is to say counted as done while it runs on, after CURSOR_HOG_HOLD_S where its tenant
 holds more than a quarter of the window. The same happens to the lowest one when it falls CURSOR_SPAN_EVENTS behind, so
 that a cursor stays small. Released events are never delivered twice.
+
+Which of the replayed events may have run before? Of those that are not done, the first CURSOR_WINDOW_EVENTS, since no
+more can have been started; none above the number at which an orderly end closed the intake, which the last cursor
+carries as a negative entry.
 """
 
 from __future__ import annotations
@@ -46,12 +50,14 @@ class Window:
     """
 
     __slots__ = (
+        "_closed_at",
         "_done_before",
         "_ended",
         "_pending",
         "_reported_ended",
         "_started",
         "changed",
+        "closed",
         "maybe_run",
         "received",
         "released",
@@ -62,6 +68,9 @@ class Window:
         self.maybe_run = maybe_run
         self.released = 0
         self.changed = False
+        #: Nothing is started any more.
+        self.closed = False
+        self._closed_at = next((-number for number in done_above if number < 0), None)
         self._done_before = {number for number in done_above if number > sequence}
         self._pending: dict[int, _Pending] = {}
         self._started = 0
@@ -92,7 +101,7 @@ class Window:
             self._release(next(iter(self._pending)))
         if self.maybe_run > 0:
             self.maybe_run -= 1
-            return True
+            return self._closed_at is None or number <= self._closed_at
         return False
 
     def end(self, number: int) -> None:
@@ -121,6 +130,8 @@ class Window:
         """Everything up to the first number is done, and the listed ones above it."""
         # Numbers that an earlier process finished and that are not replayed yet stand above `received`.
         later = sorted(n for n in self._done_before if n > self.received)
+        if self.closed:
+            later.append(-self.received)
         if not self._pending:
             return self.received, later
         lowest = next(iter(self._pending))
@@ -190,6 +201,11 @@ class CursorReporter:
             sequence, above = self.window.snapshot()
             self._sink.report(self._shards, self._shard, Cursor(self._session_id, self._resume_url, sequence, above))
         self.window.reported()
+
+    def stop(self) -> None:
+        """Nothing is started any more; what is pending may still end."""
+        self.window.closed = True
+        self.report()
 
     def close(self) -> None:
         """The last report."""

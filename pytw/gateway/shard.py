@@ -201,7 +201,7 @@ class Shard:
         if self._stopping.is_set():
             return
         self._stopping.set()
-        self._reporter.report()
+        self._reporter.stop()
         if self._socket is not None:
             self._closing = asyncio.get_running_loop().create_task(self._socket.close(code=KEEP_SESSION))
 

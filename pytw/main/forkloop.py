@@ -69,7 +69,31 @@ def _warm() -> None:
     for name in ("asyncio.base_subprocess", "concurrent.futures.thread", "_strptime", "linecache", "encodings.latin_1"):
         importlib.import_module(name)
     gc.collect()
+    _plug_holes()
     gc.freeze()
+
+
+def _plug_holes() -> None:
+    """Fills what imports left free inside pools of the object allocator.
+
+    A worker's new objects would go into these holes and make each page around them its own; so they go to fresh pages.
+    """
+    for size in range(_BLOCK_STEP, _BLOCK_MAX + 1, _BLOCK_STEP):
+        payload = size - _BYTES_OVERHEAD
+        while payload > 1:
+            block = bytes(payload)
+            _plugs.append(block)
+            if id(block) % _POOL_BYTES == _POOL_HEADER:
+                break
+
+
+#: CPython's small object allocator (obmalloc.c): blocks of multiples of 16 bytes in pools of 16 KiB.
+_BLOCK_STEP = 16
+_BLOCK_MAX = 512
+_POOL_BYTES = 16_384
+_POOL_HEADER = 48
+_BYTES_OVERHEAD = sys.getsizeof(b"")
+_plugs: list[bytes] = []
 
 
 class _Server:

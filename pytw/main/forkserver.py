@@ -41,7 +41,6 @@ PRELOAD = (
     "orjson",
     "msgpack",
     "msgspec",
-    "prometheus_client",
     "setproctitle",
     "pytw.main.worker",
 )

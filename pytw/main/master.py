@@ -11,11 +11,13 @@ import logging
 import socket
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 
 import uvloop
 
-from pytw.config import Config, without_password
+from pytw.api import ApiContext, ApiServer
+from pytw.config import Config, control_socket, without_password
 from pytw.errors import ConfigError, DatabaseUnreachable, PytwError
 from pytw.main import banner
 from pytw.main.claims import DataDir, bind
@@ -24,7 +26,6 @@ from pytw.main.console import console
 from pytw.main.database import open_database, start_embedded
 from pytw.main.forkserver import ForkServer
 from pytw.main.health import Health
-from pytw.main.interface import Interface
 from pytw.main.options import ServeOptions
 from pytw.main.reaper import reap_strangers
 from pytw.main.signals import Signals
@@ -81,7 +82,7 @@ class _Master:
         self._postgres = postgres
         self._fork_server = fork_server
         self._workers: Workers | None = None
-        self._interface: Interface | None = None
+        self._api: ApiServer | None = None
         self._health: Health | None = None
         self._failure: ConfigError | None = None
 
@@ -132,9 +133,20 @@ class _Master:
         )
         stack.push_async_callback(workers.close)
         self._health = health = Health(workers, database, dev=dev)
-        self._interface = Interface(config, dev=dev, workers=workers, stores=stores, upstream=upstream, health=health)
-        await self._interface.open(self._listener, self._data_dir)
-        stack.push_async_callback(self._interface.close)
+        self._api = api = ApiServer(
+            ApiContext(
+                workers=workers.pool,
+                templates=stores.templates,
+                health=health,
+                dev=dev,
+                limits=config.limits,
+                session=partial(_session, stores),
+                root_users=frozenset(str(user) for user in config.discord_auth.root_users),
+                mock=upstream.mock.say if upstream.mock is not None else None,
+            )
+        )
+        stack.push_async_callback(api.close)
+        await api.start(self._listener, Path(control_socket(str(self._data_dir))))
         await workers.start()
         await workers.wait_ready()
         await _gateway(workers)
@@ -183,9 +195,9 @@ class _Master:
     async def _drain(self) -> None:
         assert self._health is not None
         assert self._workers is not None
-        assert self._interface is not None
+        assert self._api is not None
         self._health.ending = True
-        self._interface.stop_intake()
+        self._api.stop_intake()
         in_time = await self._workers.drain()
         log.info("all workers have ended" if in_time else "what still ran was cut off")
 
@@ -196,6 +208,12 @@ class _Master:
     def _replace(self) -> None:
         if self._workers is not None:
             self._workers.replace_all()
+
+
+async def _session(stores: Stores, token: str) -> str | None:
+    """The user behind a token."""
+    session = await stores.users.session(token)
+    return session.user_id if session is not None else None
 
 
 async def _gateway(workers: Workers) -> None:

@@ -23,7 +23,6 @@ from pytw.worker.spec import WorkerSpec
 NO_HEARTBEAT = "no heartbeat"
 _decode_parts = msgspec.msgpack.Decoder(dict[str, bool]).decode
 _decode_blame = msgspec.msgpack.Decoder(tuple[int]).decode
-_decode_metrics = msgspec.msgpack.Decoder(tuple[str]).decode
 
 
 class Processes:
@@ -51,8 +50,6 @@ class Processes:
         self.supervisor: Supervisor
         #: Worker id -> what its last READY said; ``rights.`` parts say which reductions took hold.
         self.parts: dict[int, dict[str, bool]] = {}
-        #: Worker id -> its metrics as text.
-        self.metrics: dict[int, str] = {}
 
     # ---- Hands ---------------------------------------------------------------------------------
 
@@ -67,7 +64,6 @@ class Processes:
         self.server.forget(worker_id, epoch)
         self._handles[worker_id].detach()
         self.parts.pop(worker_id, None)
-        self.metrics.pop(worker_id, None)
         link = self.server.links.get(worker_id)
         if link is not None and link.epoch == epoch:
             link.abort("the worker process died")
@@ -81,7 +77,7 @@ class Processes:
     # ---- what workers say ----------------------------------------------------------------------
 
     def handlers(self) -> dict[Kind, LinkHandler]:
-        return {Kind.READY: self._ready, Kind.BLAME: self._blame, Kind.METRICS: self._metrics}
+        return {Kind.READY: self._ready, Kind.BLAME: self._blame}
 
     def link_lost(self, link: Link, reason: str) -> None:
         self._handles[link.worker_id].detach(link)
@@ -98,8 +94,4 @@ class Processes:
             raise ProtocolError("BLAME of a tenant that lives elsewhere")
         (milliseconds,) = _decode_blame(call.body)
         self.supervisor.blamed(call.tenant, milliseconds)
-        call.answer()
-
-    def _metrics(self, link: Link, call: Call) -> None:
-        (self.metrics[link.worker_id],) = _decode_metrics(call.body)
         call.answer()

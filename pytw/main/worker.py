@@ -36,7 +36,6 @@ from pytw.worker.worker import Worker
 log = logging.getLogger(__name__)
 
 TOKEN_VARIABLE = "MESOPHYLL_CLIENT_TOKEN"
-METRICS_S = 5.0
 #: Two hops more than an event that arrived at home.
 FORWARD_GRACE_S = 2.0
 #: How a worker ends whose link was lost: the supervisor starts another one.
@@ -137,7 +136,6 @@ class _Process:
         start_watchdog(master_pidfd=master_pidfd, deaf_ms=DEAF_MS, exit_on_deaf=spec.exit_on_deaf)
         loop.add_signal_handler(signal.SIGTERM, self._terminated)
         await self._client.connect(spec.mesophyll, token)
-        telling = asyncio.create_task(self._tell_metrics(), name="metrics")
         try:
             await self._worker.start()
             self._started = True
@@ -146,7 +144,6 @@ class _Process:
                 self._shards.start()
             await self._ending.wait()
         finally:
-            telling.cancel()
             await self._close()
         return self._code
 
@@ -201,9 +198,3 @@ class _Process:
 
     def _stats(self) -> dict[str, float]:
         return {**self._worker.stats(), **(self._shards.counts() if self._shards is not None else {})}
-
-    async def _tell_metrics(self) -> None:
-        while True:
-            await asyncio.sleep(METRICS_S)
-            text = observe.metrics.exposition(self._spec.worker_id)
-            self._client.send(Kind.METRICS, 0, _encode((text,)))

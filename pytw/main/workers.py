@@ -191,7 +191,3 @@ class Workers:
         if self._server is not None:
             found |= {worker_id: dict(link.stats) for worker_id, link in self._server.links.items()}
         return found
-
-    def metrics(self) -> list[str]:
-        """The metrics text of each worker process."""
-        return list(self._processes.metrics.values())

@@ -154,15 +154,22 @@ async def open_pool(dsn: str, max_connections: int = 7) -> Database:
         with translated():
             pool = await asyncpg.create_pool(
                 dsn,
-                min_size=1,
+                # A floor would be kept by a task that logs a traceback whenever the server is away.
+                min_size=0,
                 max_size=max_connections,
                 timeout=CONNECT_S_MAX,
                 command_timeout=STATEMENT_S_MAX,
                 max_inactive_connection_lifetime=IDLE_CONNECTION_S_MAX,
             )
+            database = Database(pool)
+            try:
+                await database.ping()
+            except BaseException:
+                pool.terminate()
+                raise
     except (PytwError, ValueError) as error:
         raise unreachable(dsn, error) from error
-    return Database(pool)
+    return database
 
 
 def unreachable(dsn: str, error: Exception) -> DatabaseUnreachable:

@@ -201,7 +201,7 @@ class WorkerDispatch:
         fields: list[Any] = msgpack.unpackb(body, strict_map_key=False)
         texts = [(t[0], Outcome(t[1]), t[4] or t[2]) for t in fields[2] if t[1]]
         reason = texts[0][2] if texts else fields[1]
-        if not self.why.note(running.tenant, running.name, outcome, reason):
+        if not self.why.note(running.tenant, running.name, outcome, reason) or outcome is Outcome.NOT_SUBSCRIBED:
             return
         where = {"tenant": running.tenant, "request": running.request}
         level = logging.INFO if outcome in (Outcome.SCRIPT_ERROR, Outcome.CANCELLED) else logging.WARNING

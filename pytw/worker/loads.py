@@ -7,7 +7,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
-from pytw.errors import InternalError, PytwError, StorageUnavailable
+from pytw.errors import InternalError, PytwError, StorageUnavailable, Unavailable, WorkerLost
 from pytw.limits import Limits
 from pytw.types import WorkerDb
 from pytw.worker.cache import WorkerCacheData
@@ -18,6 +18,10 @@ from pytw.worker.vms import Pending, WorkerVmManager
 log = logging.getLogger(__name__)
 
 LOAD_TIMEOUT_S = 10.0
+#: A database that is away is asked again for so long while events wait: they outlive its restart.
+RETRY_FOR_S = 5.0
+RETRY_FIRST_S = 0.05
+RETRY_MAX_S = 1.0
 NO_TEMPLATES = program([])
 
 #: Called when the load ended, with why it failed.
@@ -119,7 +123,7 @@ class ProgramLoads:
             async with asyncio.timeout(LOAD_TIMEOUT_S):
                 while True:
                     load.again = False
-                    await self._read(tenant, load)
+                    await self._read_patiently(tenant, load)
                     if not load.again:
                         break
         except PytwError as raised:
@@ -137,6 +141,20 @@ class ProgramLoads:
                 resume(error)
         if error is not None:
             raise error
+
+    async def _read_patiently(self, tenant: int, load: _Load) -> None:
+        waited_s, pause_s = 0.0, RETRY_FIRST_S
+        while True:
+            try:
+                return await self._read(tenant, load)
+            except WorkerLost:
+                raise
+            except Unavailable:
+                if not load.waiting or waited_s >= RETRY_FOR_S:
+                    raise
+            await asyncio.sleep(pause_s)
+            waited_s += pause_s
+            pause_s = min(pause_s * 2, RETRY_MAX_S)
 
     async def _read(self, tenant: int, load: _Load) -> None:
         if load.gate:

@@ -192,6 +192,8 @@ class Worker:
         """Numbers for heartbeats and metrics."""
         numbers = self.vms.stats()
         numbers |= {f"outcome_{outcome.slug}": self.dispatch.outcomes[outcome] for outcome in Outcome}
+        counts = self.dispatch.why.counts
+        numbers |= {f"refused_{reason}": count for (_, reason), count in counts.items() if reason}
         numbers |= {
             "in_flight": self.dispatch.in_flight,
             "host_calls": self.context.in_flight,

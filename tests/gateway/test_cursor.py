@@ -70,6 +70,20 @@ def test_only_the_first_window_of_a_replay_may_have_run():
     assert [window.start(number, 1, 0.0) for number in (1, 2, 3)] == [True, True, False]
 
 
+def test_nothing_above_a_closed_intake_has_run():
+    before = Window(5)
+    before.start(6, 1, 0.0)
+    before.start(7, 1, 0.0)
+    before.end(7)
+    before.closed = True
+    sequence, above = before.snapshot()
+    assert (sequence, above) == (5, [7, -7])
+    after = Window(sequence, tuple(above), maybe_run=2)
+    assert after.start(6, 1, 0.0)
+    assert after.was_done(7)
+    assert not after.start(8, 1, 0.0)
+
+
 def test_full_window_releases_what_is_old():
     window = Window()
     for number in range(1, CURSOR_WINDOW_EVENTS + 1):

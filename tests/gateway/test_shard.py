@@ -36,7 +36,7 @@ async def test_event_nobody_listens_for_is_done_and_not_offered():
         assert offers.texts == ["somebody"]
         session = next(iter(mock.sessions))
         assert cursors.kept[0].sequence == session.last
-        assert cursors.kept[0].done_above == []
+        assert cursors.kept[0].done_above == [-session.last]
 
 
 async def test_own_messages_are_ignored_and_own_reactions_are_not():
@@ -226,6 +226,7 @@ async def test_stopped_intake_leaves_the_session_to_the_next_process():
         async with running(mock, second, cursors=cursors) as run:
             await second.until(1)
             assert second.texts == ["later"]
+            assert second.flagged == []
             assert run.shard.identifies == 0
 
 

@@ -1,14 +1,10 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import AsyncIterator, Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
 
 from pytw.mesophyll import Handler, Kind, Link, LinkHandler, MesophyllClient, MesophyllServer, new_token
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from types import ModuleType
 from typing import Any, ClassVar
 
-import framing_oracle
 import msgpack
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -14,6 +13,7 @@ from hypothesis import strategies as st
 from pytw.errors import ProtocolError
 from pytw.limits import FRAME_BYTES_MAX, RECORD_BYTES_MAX
 from pytw.mesophyll import _framing
+from tests.mesophyll import framing_oracle
 
 #: The twins inherit the cases: two classes, on purpose, run each.
 shared = settings(deadline=None, suppress_health_check=[HealthCheck.differing_executors, HealthCheck.too_slow])

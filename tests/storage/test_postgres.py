@@ -181,7 +181,7 @@ class TestAfterTheMaster:
     @pytest.fixture
     def killed(self, directory: Path) -> tuple[Path, set[tuple[int, int]], int]:
         """A cluster whose master was killed under load, what was acknowledged, and the server's process id."""
-        environ = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+        environ = {**os.environ, "PYTHONPATH": os.pathsep.join([str(REPOSITORY), *filter(None, sys.path)])}
         child = subprocess.Popen(
             [sys.executable, str(Path(__file__).with_name("master_child.py")), str(directory / "data")],
             stdout=subprocess.PIPE,
@@ -225,7 +225,8 @@ class TestAfterTheMaster:
         self, killed: tuple[Path, set[tuple[int, int]], int], directory: Path
     ) -> None:
         for pid in living(killed[0]):
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         (killed[0] / "postmaster.pid").write_text(f"{os.getpid()}\n{killed[0]}\n1\n5432\n\n\n1 1\nready\n")
         if ROOT:
             owner = killed[0].stat()

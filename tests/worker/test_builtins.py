@@ -1,13 +1,17 @@
 """The built-in template: the first minute."""
 
+from pathlib import Path
+
+import msgspec
 import orjson
 import pytest
 
+from pytw.errors import ConfigError
 from pytw.types import Outcome
 from pytw.worker.thread import WorkerThread
 from pytw.worker.worker import Worker
 
-from .fakes import MemoryDb, MemoryDiscord
+from .fakes import MemoryDb, MemoryDiscord, template
 from .workerlike_contract import A, Rig, event, spec
 
 
@@ -59,3 +63,38 @@ async def test_event_without_a_message_is_harmless(rig: Rig):
 
 async def test_builtins_listen_only_for_what_they_name(rig: Rig):
     assert (await rig.like.dispatch_event(A, event("GUILD_MEMBER_ADD"))).outcome is Outcome.NOT_SUBSCRIBED
+
+
+class TestOtherTree:
+    """`--builtins-dir`."""
+
+    async def start(self, tree: Path, source: str) -> Rig:
+        (tree / "init.luau").write_text(source)
+        db = MemoryDb()
+        db.put(A, template("t", "return { E = function() return 'own' end }", "E"))
+        told = msgspec.structs.replace(spec(), builtins_dir=str(tree))
+        thread = WorkerThread(Worker(told, db, MemoryDiscord()))
+        await thread.start()
+        return Rig(thread, db)
+
+    async def test_entry_that_is_one_function_gets_every_gated_event_alone(self, tmp_path: Path):
+        """Loop mode: it dispatches the tenant's templates itself, and widens no gate."""
+        rig = await self.start(tmp_path, "return function(ctx) return ctx:event().name end")
+        result = await rig.like.dispatch_event(A, event("E"))
+        assert [(t.template, t.value) for t in result.templates] == [("$builtins", "E")]
+        assert (await rig.like.dispatch_event(A, event("MESSAGE"))).outcome is Outcome.NOT_SUBSCRIBED
+        await rig.like.kill()
+
+    async def test_table_runs_before_the_tenants_templates(self, tmp_path: Path):
+        rig = await self.start(tmp_path, "return { E = function() return 'first' end }")
+        result = await rig.like.dispatch_event(A, event("E"))
+        assert [t.value for t in result.templates] == ["first", "own"]
+        await rig.like.kill()
+
+    async def test_tree_that_does_not_run_is_named(self, tmp_path: Path):
+        with pytest.raises(ConfigError, match=r"init\.luau"):
+            await self.start(tmp_path, "error('broken')")
+
+    def test_tree_that_is_not_there_is_named(self, tmp_path: Path):
+        with pytest.raises(ConfigError, match="not a directory"):
+            Worker(msgspec.structs.replace(spec(), builtins_dir=str(tmp_path / "no")), MemoryDb(), MemoryDiscord())

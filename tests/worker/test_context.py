@@ -174,7 +174,15 @@ class TestDiscord:
         }
 
     @pytest.mark.parametrize(
-        "data", [{}, {"content": ""}, {"content": 1}, {"content": "x" * 2001}, {"embeds": [{}] * 10}]
+        "data",
+        [
+            {},
+            {"content": ""},
+            {"content": 1},
+            {"content": "x" * 2001},
+            {"embeds": [{}] * 11},
+            {"content": "x", "attachments": [{}]},
+        ],
     )
     def test_bad_messages_are_refused_before_discord_hears_of_them(self, data: dict):
         with pytest.raises(RequestError):

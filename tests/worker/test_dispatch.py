@@ -7,6 +7,7 @@ import pytest
 
 from pytw.limits import Limits
 from pytw.types import CreateEvent, DispatchResult, Outcome, TenantState
+from pytw.worker import loads
 from pytw.worker.cache import ENTRY_BYTES
 from pytw.worker.thread import WorkerThread
 from pytw.worker.worker import Worker
@@ -88,7 +89,17 @@ class TestLoading:
         assert [len(ended) for ended in results] == [0, 0, 0, 1]
         assert (results[3][0].outcome, results[3][0].limit) == (Outcome.SHED, "load_queue")
 
-    async def test_failed_load_is_an_outcome_and_the_next_event_tries_again(self, make):
+    async def test_event_outlives_a_short_absence_of_the_database(self, make):
+        world = await make().start()
+        world.db.failing = True
+        _, ended = world.submit()
+        await until(lambda: world.db.calls.count(("program", A)) > 1, "the second try")
+        world.db.failing = False
+        await until(lambda: ended, "the answer")
+        assert ended[0].outcome is Outcome.OK
+
+    async def test_failed_load_is_an_outcome_and_the_next_event_tries_again(self, make, monkeypatch):
+        monkeypatch.setattr(loads, "RETRY_FOR_S", 0.0)
         world = await make().start()
         world.db.failing = True
         result = await world.run()

@@ -2,8 +2,10 @@
 
 import asyncio
 import os
+import signal
+import subprocess
 import sys
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import msgspec
 import pytest
@@ -24,11 +26,34 @@ from pytw.worker.worker import Worker
 from .fakes import MemoryDb, MemoryDiscord, until
 from .workerlike_contract import LIMITS, WAIT, A, Rig, WorkerLikeContract, event, spec
 
-CHILD = """
-import os, sys
+#: Imports once, then forks a worker for each line: an import of everything for each test would take a second each.
+FORKING = """
+import os, signal, sys
 from pytw.main.worker import run_forked
-sys.exit(run_forked(bytes.fromhex(sys.argv[1]), os.environ.pop("TOKEN"), -1, -1))
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+for line in iter(sys.stdin.readline, ""):
+    spec, token = line.split()
+    if not (pid := os.fork()):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        os._exit(run_forked(bytes.fromhex(spec), token, -1, -1))
+    print(pid, flush=True)
 """
+
+
+@pytest.fixture(scope="module")
+def forking():
+    """Starts worker processes: spec and token -> pid."""
+    with subprocess.Popen(
+        [sys.executable, "-c", FORKING], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as parent:
+
+        def fork(spec: bytes, token: str) -> int:
+            parent.stdin.write(f"{spec.hex()} {token}\n")
+            parent.stdin.flush()
+            return int(parent.stdout.readline())
+
+        yield fork
+        parent.stdin.close()
 
 
 @asynccontextmanager
@@ -86,32 +111,27 @@ class TestRealProcess(WorkerLikeContract):
     """A process of its own, as the supervisor starts it; its database is this process's, over the link."""
 
     @pytest.fixture
-    async def rig(self):
+    async def rig(self, forking):
         db = MemoryDb()
-        handle = WorkerProcessHandle(0, LIMITS, kill=lambda: kill())
+        token = new_token()
+
+        async def kill() -> None:
+            os.kill(pid, signal.SIGKILL)
+
+        handle = WorkerProcessHandle(0, LIMITS, kill=kill)
         services = Services(1, db=db, cursors=None, slots=None, forwarder=None)
         server = MesophyllServer(
             {**services.handlers(), Kind.READY: lambda link, call: handle.attach(link)},
             on_lost=lambda link, reason: handle.detach(link),
         )
-        address = await server.start()
-        token = new_token()
+        told = msgspec.structs.replace(spec(), epoch=1, mesophyll=await server.start())
         await server.expect(0, 1, token)
-        told = msgspec.msgpack.encode(msgspec.structs.replace(spec(), epoch=1, mesophyll=address, exit_on_deaf=True))
-        child = await asyncio.create_subprocess_exec(
-            sys.executable, "-c", CHILD, told.hex(), env={**os.environ, "TOKEN": token}
-        )
-
-        async def kill() -> None:
-            child.kill()
-            await child.wait()
-
+        pid = await asyncio.to_thread(forking, msgspec.msgpack.encode(told), token)
         try:
-            await until(lambda: handle.ready or child.returncode is not None, "the process")
-            assert child.returncode is None
+            await until(lambda: handle.ready, "the process")
             yield Rig(handle, db)
         finally:
-            if child.returncode is None:
+            with suppress(ProcessLookupError):
                 await kill()
             await server.close()
 

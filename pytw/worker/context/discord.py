@@ -9,12 +9,11 @@ from typing import Any, Protocol
 
 import msgpack
 
+from pytw.discord import check_message
 from pytw.errors import Forbidden, RequestError
 from pytw.types import Id, OwnerType
 from pytw.worker.context.call import Handler, HostCall
 
-MESSAGE_BYTES_MAX = 2_000
-EMBEDS_MAX = 10
 CHANNELS_REMEMBERED_MAX = 4_096
 CHANNEL_LIFE_S = 300.0
 
@@ -22,7 +21,6 @@ CHANNEL_LIFE_S = 300.0
 _LISTS = frozenset(
     {"embeds", "components", "attachments", "sticker_ids", "fields", "parse", "users", "roles", "options", "answers"}
 )
-_CARRIERS = ("content", "embeds", "attachments", "components", "poll", "sticker_ids")
 
 
 class Rest(Protocol):
@@ -58,20 +56,11 @@ def _as_json(value: Any, name: str = "") -> Any:
 
 
 def checked_message(data: dict[str, Any]) -> dict[str, Any]:
-    """The message as JSON, within the reference's rules (spec luau-api 5.3). Raises: RequestError."""
+    """The message as JSON, within the rules. Raises: RequestError."""
     message: dict[str, Any] = _as_json(data)
-    if not any(message.get(field) for field in _CARRIERS):
-        raise RequestError("a message needs content, embeds, components, a poll or stickers")
-    content = message.get("content")
-    if content is not None and not isinstance(content, str):
-        raise RequestError("content must be a string")
-    if content is not None and len(content.encode()) > MESSAGE_BYTES_MAX:
-        raise RequestError(f"content may be at most {MESSAGE_BYTES_MAX} bytes long")
-    embeds = message.get("embeds") or []
-    if not isinstance(embeds, list) or len(embeds) >= EMBEDS_MAX:
-        raise RequestError(f"Messages must have less than {EMBEDS_MAX} embeds")
     if message.get("attachments"):
         raise RequestError("Message attachments are disabled right now")
+    check_message(message)
     return message
 
 

@@ -1,0 +1,102 @@
+"""What the API is given. It knows these interfaces and none of the rooms behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from aiohttp import web
+
+from pytw.limits import Limits
+from pytw.types import CreateEvent, DispatchResult, Id, TemplateSource
+
+if TYPE_CHECKING:
+    from pytw.storage.templates import Template
+
+
+class Principal(NamedTuple):
+    """Who asks. ``root`` may do everything."""
+
+    name: str
+    root: bool
+
+
+class Workers(Protocol):
+    """The part of `WorkerLike` that the API uses."""
+
+    def __len__(self) -> int: ...
+    async def dispatch_event(
+        self, tenant: int, event: CreateEvent, *, timeout_s: float | None = None
+    ) -> DispatchResult: ...
+    def dispatch_event_nowait(self, tenant: int, event: CreateEvent) -> None: ...
+    async def check_template(self, tenant: int, template: TemplateSource) -> list[str]: ...
+    async def refresh_tenant(self, tenant: int) -> None: ...
+
+
+class Templates(Protocol):
+    """The part of `storage.templates.TemplateStore` that the API uses."""
+
+    async def put(
+        self,
+        owner: Id,
+        name: str,
+        files: Mapping[str, str],
+        entry: str = "init",
+        events: Sequence[str] | None = None,
+        *,
+        events_override: Sequence[str] | None = None,
+        allowed_caps: Sequence[str] = ("*",),
+        error_channel: str | None = None,
+        author: str | None = None,
+        message: str = "",
+    ) -> int: ...
+    async def list(self, owner: Id) -> list[Template]: ...
+    async def get(self, owner: Id, name: str) -> Template: ...
+    async def remove(self, owner: Id, name: str) -> None: ...
+    async def set_paused(self, owner: Id, name: str, paused: bool) -> None: ...
+
+
+class HealthLike(Protocol):
+    """How the server is."""
+
+    async def ready(self) -> tuple[bool, dict[str, bool]]:
+        """Whether everything that requests need is up, and each part."""
+
+    def health(self) -> Mapping[str, Any]:
+        """Alive, and how."""
+
+    def metrics(self) -> list[str]:
+        """Prometheus texts; those of workers carry their label."""
+
+
+class MockSay(Protocol):
+    """The mock Discord of dev mode."""
+
+    async def __call__(self, guild_id: int, content: str, wait_s: float, /) -> Mapping[str, Any]:
+        """Posts *content* as a member; what was sent and what came back."""
+
+
+@dataclass(slots=True, kw_only=True)
+class ApiContext:
+    """What the API is given by main.
+
+    Args:
+        session: the user id behind a token, None if there is none.
+        root_users: users who may do everything.
+        mock: None outside of dev mode.
+    """
+
+    workers: Workers
+    templates: Templates
+    health: HealthLike
+    dev: bool = False
+    limits: Limits = field(default_factory=Limits)
+    session: Callable[[str], Awaitable[str | None]] | None = None
+    root_users: Collection[str] = ()
+    mock: MockSay | None = None
+    #: Set when the server drains: nothing new is run.
+    draining: bool = False
+
+
+CONTEXT: web.AppKey[ApiContext] = web.AppKey("context", ApiContext)

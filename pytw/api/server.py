@@ -1,0 +1,109 @@
+"""The API's listeners: TCP for everyone, and the control socket for the command line."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from aiohttp import web
+
+from pytw.api import events, health, mock, templates
+from pytw.api.answers import envelope, failure
+from pytw.api.context import CONTEXT, ApiContext
+from pytw.errors import StorageRefused
+from pytw.limits import API_BODY_BYTES_MAX, API_HEADER_BYTES_MAX, API_REQUESTS_MAX
+
+
+def application(context: ApiContext) -> web.Application:
+    """The routes over *context*."""
+    in_flight = 0
+
+    @web.middleware
+    async def bounded(
+        request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        nonlocal in_flight
+        if in_flight >= API_REQUESTS_MAX:
+            return failure(503, "overloaded", f"{API_REQUESTS_MAX} requests are in flight")
+        in_flight += 1
+        try:
+            return await handler(request)
+        finally:
+            in_flight -= 1
+
+    app = web.Application(middlewares=[envelope, bounded], client_max_size=API_BODY_BYTES_MAX)
+    app[CONTEXT] = context
+    for room in (events, health, mock, templates):
+        app.add_routes(room.routes())
+    return app
+
+
+class ApiServer:
+    """Serves the API from `start` to `close`."""
+
+    def __init__(self, context: ApiContext) -> None:
+        self._context = context
+        self._runner: web.AppRunner | None = None
+        self._control: Path | None = None
+        self._control_server: asyncio.Server | None = None
+
+    async def start(self, listener: socket.socket | None, control: Path | None) -> None:
+        """Serves on a bound socket and on the control socket at that path, either of them if it is given.
+
+        Raises:
+            StorageRefused: the control socket cannot be made.
+        """
+        self._runner = web.AppRunner(
+            application(self._context),
+            access_log=None,
+            handle_signals=False,
+            shutdown_timeout=1.0,
+            max_field_size=API_HEADER_BYTES_MAX,
+        )
+        await self._runner.setup()
+        if listener is not None:
+            await web.SockSite(self._runner, listener).start()
+        if control is not None:
+            try:
+                listening = _control_socket(control)
+            except OSError as error:
+                await self._runner.cleanup()
+                raise StorageRefused(
+                    f"{control}: {error.strerror or error}", hint="data_dir names the folder"
+                ) from error
+            self._control = control
+            assert self._runner.server is not None
+            self._control_server = await asyncio.get_running_loop().create_unix_server(
+                self._runner.server, sock=listening
+            )
+
+    def stop_intake(self) -> None:
+        """Runs no new events; what runs may end, and everything else is answered still."""
+        self._context.draining = True
+
+    async def close(self) -> None:
+        """Stops listening; requests in flight have a second to end."""
+        if self._control_server is not None:
+            self._control_server.close()
+        if self._runner is not None:
+            await self._runner.cleanup()
+        if self._control is not None:
+            self._control.unlink(missing_ok=True)
+
+
+def _control_socket(path: Path) -> socket.socket:
+    """A listening socket that only our own account may open, from its first moment on."""
+    path.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    old = os.umask(0o177)
+    try:
+        listener.bind(str(path))
+    except OSError:
+        listener.close()
+        raise
+    finally:
+        os.umask(old)
+    return listener

@@ -1,0 +1,171 @@
+"""The template store over HTTP: ``/guilds/{id}/templates`` and ``/users/{id}/templates``, for root users.
+
+PUT takes ``{"files": {path: source}, "entry"?, "events"?, "allowed_caps"?, "error_channel"?, "message"?, "paused"?}``. What
+does not compile is refused with file and line before anything is saved; a PUT, DELETE, pause or resume answers when the
+owning VM runs the new state, with ``"running": false`` where that VM's worker is away and will read it when it comes back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from aiohttp import web
+
+from pytw import luau
+from pytw.api.answers import answer, body_of, failure, snowflake
+from pytw.api.auth import require_root
+from pytw.api.context import CONTEXT, ApiContext
+from pytw.errors import Unavailable
+from pytw.storage.templates import checked_files, checked_name
+from pytw.types import Id, OwnerType, TemplateSource
+
+if TYPE_CHECKING:
+    from pytw.storage.templates import Template
+
+
+class PutTemplate(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of PUT. Without ``events`` they are the keys of what the entry returns."""
+
+    files: dict[str, str]
+    entry: str = "init"
+    events: list[str] | None = None
+    allowed_caps: list[str] | None = None
+    error_channel: str | None = None
+    message: str = ""
+    paused: bool | None = None
+
+
+_decoder = msgspec.json.Decoder(PutTemplate)
+_OWNERS = {"guilds": OwnerType.GUILD, "users": OwnerType.USER}
+
+
+def routes() -> list[web.RouteDef]:
+    place = "/{owner:guilds|users}/{id}/templates"
+    return [
+        web.get(place, list_),
+        web.get(place + "/{name}", get),
+        web.put(place + "/{name}", put),
+        web.delete(place + "/{name}", delete),
+        web.post(place + "/{name}/pause", pause),
+        web.post(place + "/{name}/resume", resume),
+    ]
+
+
+async def list_(request: web.Request) -> web.Response:
+    await require_root(request)
+    found = await request.app[CONTEXT].templates.list(_owner(request))
+    return answer({"templates": [_shown(template) for template in found]})
+
+
+async def get(request: web.Request) -> web.Response:
+    await require_root(request)
+    template = await request.app[CONTEXT].templates.get(_owner(request), _name(request))
+    return answer({**_shown(template), "entry": template.entry, "files": template.files or {}})
+
+
+async def put(request: web.Request) -> web.Response:
+    who = await require_root(request)
+    context = request.app[CONTEXT]
+    owner, name = _owner(request), _name(request)
+    asked = await body_of(request, _decoder)
+    files = checked_files(asked.files, context.limits)
+    if complaints := await _complaints(files):
+        first = complaints[0]
+        return failure(422, "script_error", f"{name} does not compile: {first['file']}:{first['line']}: {first['text']}",
+                       errors=complaints)  # fmt: skip
+    caps = ["*"] if asked.allowed_caps is None else asked.allowed_caps
+    source = TemplateSource(
+        name=name,
+        files={path: text.encode() for path, text in files.items()},
+        events=frozenset(asked.events or ()),
+        entry=asked.entry,
+        allowed_caps=caps,
+    )
+    # Evaluated also where the events are given: an entry that raises would never run.
+    events = await context.workers.check_template(owner.key, source)
+    version = await context.templates.put(
+        owner,
+        name,
+        files,
+        asked.entry,
+        events,
+        events_override=asked.events,
+        allowed_caps=caps,
+        error_channel=asked.error_channel,
+        author=who.name,
+        message=asked.message,
+    )
+    if asked.paused is not None:
+        await context.templates.set_paused(owner, name, asked.paused)
+    listens = events if asked.events is None else asked.events
+    return await _running(
+        context, owner, {"name": name, "version": version, "events": listens, "paused": bool(asked.paused)}
+    )
+
+
+async def delete(request: web.Request) -> web.Response:
+    await require_root(request)
+    context, owner, name = request.app[CONTEXT], _owner(request), _name(request)
+    await context.templates.remove(owner, name)
+    return await _running(context, owner, {"name": name, "removed": True})
+
+
+async def pause(request: web.Request) -> web.Response:
+    return await _set_paused(request, paused=True)
+
+
+async def resume(request: web.Request) -> web.Response:
+    return await _set_paused(request, paused=False)
+
+
+async def _set_paused(request: web.Request, *, paused: bool) -> web.Response:
+    await require_root(request)
+    context, owner, name = request.app[CONTEXT], _owner(request), _name(request)
+    await context.templates.set_paused(owner, name, paused)
+    return await _running(context, owner, {"name": name, "paused": paused})
+
+
+async def _running(context: ApiContext, owner: Id, body: dict[str, Any]) -> web.Response:
+    """Waits until the owning VM has the new state."""
+    try:
+        await context.workers.refresh_tenant(owner.key)
+    except Unavailable as error:
+        hint = f"saved; the worker of this tenant is away ({error.detail}) and reads it when it comes back"
+        return answer({**body, "running": False, "hint": hint}, status=202)
+    return answer({**body, "running": True})
+
+
+async def _complaints(files: dict[str, str]) -> list[dict[str, Any]]:
+    found = []
+    for path in sorted(files):
+        if path.endswith(luau.SUFFIXES):
+            found += [{"file": c.file, "line": c.line, "text": c.text} for c in luau.check(path, files[path])]
+            # Some milliseconds for a large file: events in between.
+            await asyncio.sleep(0)
+    return found
+
+
+def _owner(request: web.Request) -> Id:
+    owner = request.match_info["owner"]
+    return Id(_OWNERS[owner], snowflake(request.match_info["id"], f"the id of {owner}"))
+
+
+def _name(request: web.Request) -> str:
+    return checked_name(request.match_info["name"])
+
+
+def _shown(template: Template) -> dict[str, Any]:
+    return {
+        "name": template.name,
+        "version": template.version,
+        "events": list(template.listens),
+        "events_override": template.events_override,
+        "allowed_caps": template.allowed_caps,
+        "error_channel": template.error_channel,
+        "paused": template.paused,
+        "shop_ref": template.shop_ref,
+        "created_at": template.created_at,
+        "last_updated_at": template.last_updated_at,
+    }

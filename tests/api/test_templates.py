@@ -1,0 +1,128 @@
+"""The template store by control socket."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pytw.errors import LimitExceeded, NotReady, ScriptError
+from pytw.types import USER_BIT, Id
+from tests.api.conftest import Api
+
+GOOD = {"files": {"init.luau": "return { MESSAGE = function(ctx) return 'ok' end }"}}
+
+
+async def test_put_checks_saves_and_runs(api: Api) -> None:
+    status, body = await api.call("PUT", "/guilds/5/templates/greet", GOOD)
+    assert (status, body) == (
+        200,
+        {"name": "greet", "version": 1, "events": ["MESSAGE"], "paused": False, "running": True},
+    )
+    assert api.workers.refreshed == [5]
+    (checked,) = api.workers.checked
+    assert (checked.name, checked.entry, tuple(checked.allowed_caps)) == ("greet", "init", ("*",))
+    row = api.templates.rows[Id.guild(5), "greet"]
+    assert (row["author"], row["events"], row["events_override"]) == ("control", ["MESSAGE"], None)
+    assert (await api.call("PUT", "/guilds/5/templates/greet", GOOD))[1]["version"] == 2
+
+
+async def test_put_takes_all_its_fields(api: Api) -> None:
+    more = {"events": ["MESSAGE", "MESSAGE_UPDATE"], "allowed_caps": ["kv:*"], "message": "why", "paused": True}
+    status, body = await api.call("PUT", "/users/9/templates/a%2Fb", {**GOOD, **more, "entry": "main"})
+    assert (status, body["events"], body["paused"]) == (200, more["events"], True)
+    row = api.templates.rows[Id.user(9), "a/b"]
+    assert (row["events_override"], row["allowed_caps"], row["entry"]) == (more["events"], ["kv:*"], "main")
+    assert (row["message"], row["paused"]) == ("why", True)
+    assert api.workers.refreshed == [9 | USER_BIT]
+
+
+async def test_what_does_not_compile_is_refused_with_file_and_line(api: Api) -> None:
+    files = {"init.luau": "return {}", "lib/bad.luau": "local x = 1\nlocal = 2", "README.md": "not luau ("}
+    status, body = await api.call("PUT", "/guilds/5/templates/t", {"files": files})
+    assert (status, body["code"]) == (422, "script_error")
+    assert "lib/bad.luau:2:" in body["message"]
+    assert [(e["file"], e["line"]) for e in body["errors"]] == [("lib/bad.luau", 2)]
+    assert (api.templates.rows, api.workers.checked) == ({}, [])
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (ScriptError("init:1: boom"), 422),
+        (LimitExceeded("too slow", limit="cpu"), 422),
+        (LimitExceeded("too long"), 413),
+        (NotReady("the worker is starting"), 503),
+    ],
+)
+async def test_an_entry_that_cannot_be_evaluated_is_not_saved(api: Api, error: Any, status: int) -> None:
+    api.workers.error = error
+    got, body = await api.call("PUT", "/guilds/5/templates/t", GOOD)
+    assert (got, body["code"], body["message"]) == (status, error.code, error.detail)
+    assert api.templates.rows == {}
+
+
+async def test_list_show_pause_resume_remove(api: Api) -> None:
+    await api.call("PUT", "/guilds/5/templates/t", GOOD)
+    status, body = await api.call("GET", "/guilds/5/templates")
+    assert (status, [(t["name"], t["version"], t["paused"]) for t in body["templates"]]) == (200, [("t", 1, False)])
+    assert (await api.call("GET", "/users/5/templates"))[1] == {"templates": []}
+    status, body = await api.call("GET", "/guilds/5/templates/t")
+    assert (status, body["files"], body["events"]) == (200, GOOD["files"], ["MESSAGE"])
+    status, body = await api.call("POST", "/guilds/5/templates/t/pause")
+    assert (status, body) == (200, {"name": "t", "paused": True, "running": True})
+    assert (await api.call("GET", "/guilds/5/templates/t"))[1]["paused"] is True
+    assert (await api.call("POST", "/guilds/5/templates/t/resume"))[1]["paused"] is False
+    assert (await api.call("DELETE", "/guilds/5/templates/t"))[0] == 200
+    assert len(api.workers.refreshed) == 4
+    for method, path in (("GET", ""), ("DELETE", ""), ("POST", "/pause"), ("POST", "/resume")):
+        status, body = await api.call(method, f"/guilds/5/templates/t{path}")
+        assert (status, body["code"]) == (404, "not_found")
+
+
+async def test_a_worker_that_is_away_reads_it_later(api: Api) -> None:
+    await api.call("PUT", "/guilds/5/templates/t", GOOD)
+    api.workers.error = NotReady("the worker is not connected")
+    status, body = await api.call("POST", "/guilds/5/templates/t/pause")
+    assert (status, body["running"], body["paused"]) == (202, False, True)
+    assert "not connected" in body["hint"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        {"files": {}},
+        {"files": []},
+        {"files": {"init.luau": 5}},
+        {"files": {"../init.luau": "return {}"}},
+        {"files": {"init.luau": "return {}"}, "role": "root"},
+        {"files": {"init.luau": "return {}"}, "events": "MESSAGE"},
+        b"{",
+        b"[" * 5000 + b"]" * 5000,
+    ],
+)
+async def test_bad_bodies_are_the_callers_fault(api: Api, body: Any) -> None:
+    status, answer = await api.call("PUT", "/guilds/5/templates/t", body)
+    assert (status, answer["code"]) == (400, "bad_request")
+    assert api.templates.rows == {}
+
+
+async def test_sizes_are_bounded(api: Api) -> None:
+    big = {"files": {"init.luau": "-" * (api.context.limits.source_bytes_max + 1)}}
+    assert (await api.call("PUT", "/guilds/5/templates/t", big))[0] == 413
+    many = {"files": {f"f{n}.luau": "return 1" for n in range(api.context.limits.template_files_max + 1)}}
+    assert (await api.call("PUT", "/guilds/5/templates/t", many))[0] == 413
+
+
+@pytest.mark.parametrize("place", ["guilds/x", "guilds/0", "guilds/-1", "guilds/" + "9" * 30, "users/%00"])
+async def test_ids_that_are_none(api: Api, place: str) -> None:
+    status, body = await api.call("GET", f"/{place}/templates")
+    assert (status, body["code"]) == (400, "bad_request")
+
+
+async def test_paths_that_lead_elsewhere(api: Api) -> None:
+    for path in ("/others/5/templates", "/guilds/5/templates/t/other", "/guilds/..%2f..%2fusers/templates"):
+        assert (await api.call("GET", path))[0] in (400, 404)
+    for name in ("%20", "a%00b", "x" * 300, "$builtins"):
+        assert (await api.call("PUT", f"/guilds/5/templates/{name}", GOOD))[0] == 400

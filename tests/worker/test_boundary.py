@@ -1,0 +1,125 @@
+"""`VMContext`: every call gets exactly one answer, whatever its handler does."""
+
+import asyncio
+import logging
+
+import msgpack
+import pytest
+
+from pytw.errors import StorageUnavailable
+from pytw.limits import VALUE_BYTES_MAX
+from pytw.worker.context import VMContext, boundary
+from pytw.worker.context.call import HostCall
+from pytw.worker.vms import SCRIPT_BIT
+
+from .fakes import until
+
+
+class Vms:
+    """Keeps the answers that an engine would get."""
+
+    def __init__(self) -> None:
+        self.answers: dict[int, bytes | str] = {}
+
+    def answer(self, tenant: int, call: int, payload: bytes) -> None:
+        assert call not in self.answers
+        self.answers[call] = payload
+
+    def answer_error(self, tenant: int, call: int, text: str) -> None:
+        assert call not in self.answers
+        self.answers[call] = text
+
+
+async def caps_of(tenant: int, template: str) -> frozenset[str]:
+    return frozenset({f"of:{template}"})
+
+
+@pytest.fixture
+def vms() -> Vms:
+    return Vms()
+
+
+def ask(name: str, request: int = 1) -> bytes:
+    return msgpack.packb([request, "t", name, []])
+
+
+async def answer_of(vms: Vms, handler, payload: bytes, name: str = "x.y") -> bytes | str:
+    context = VMContext(vms, caps_of, {name: handler})
+    context.host_call(1, 7, payload)
+    await until(lambda: 7 in vms.answers, "the answer")
+    return vms.answers[7]
+
+
+async def test_results_go_back_as_they_are(vms: Vms):
+    async def handler(call: HostCall) -> bytes:
+        return b"\x91\x01"
+
+    assert await answer_of(vms, handler, ask("x.y")) == b"\x91\x01"
+
+
+async def test_call_carries_the_capabilities_of_its_template(vms: Vms):
+    async def handler(call: HostCall) -> bytes:
+        return msgpack.packb(sorted(call.caps))
+
+    assert await answer_of(vms, handler, ask("x.y")) == msgpack.packb(["of:t"])
+
+
+async def test_scripts_hold_every_capability(vms: Vms):
+    async def handler(call: HostCall) -> bytes:
+        return msgpack.packb(sorted(call.caps))
+
+    assert await answer_of(vms, handler, ask("x.y", SCRIPT_BIT | 5)) == msgpack.packb(["*"])
+
+
+async def test_unknown_call_says_so(vms: Vms):
+    assert await answer_of(vms, None, ask("no.such"), name="x.y") == "host call 'no.such' does not exist"
+
+
+async def test_error_text_is_the_errors_own(vms: Vms):
+    async def handler(call: HostCall) -> bytes:
+        raise StorageUnavailable("away", hint="a hint for operators")
+
+    assert await answer_of(vms, handler, ask("x.y")) == "away"
+
+
+async def test_bug_of_ours_is_logged_and_not_told(vms: Vms, caplog):
+    async def handler(call: HostCall) -> bytes:
+        raise KeyError("postgresql://user:password@host")
+
+    with caplog.at_level(logging.ERROR):
+        assert await answer_of(vms, handler, ask("x.y")) == "internal error in x.y"
+    assert caplog.records
+
+
+async def test_call_that_hangs_ends_at_its_deadline(vms: Vms, monkeypatch):
+    monkeypatch.setattr(boundary, "CALL_TIMEOUT_S", 0.01)
+
+    async def handler(call: HostCall) -> bytes:
+        await asyncio.Event().wait()
+        return b""
+
+    answer = await answer_of(vms, handler, ask("x.y"))
+    assert answer == "x.y did not end within 0.01 s"
+
+
+async def test_answer_over_the_bound_is_an_error(vms: Vms):
+    async def handler(call: HostCall) -> bytes:
+        return b"x" * (VALUE_BYTES_MAX + 1)
+
+    assert "longer than" in str(await answer_of(vms, handler, ask("x.y")))
+
+
+async def test_calls_over_the_bound_are_refused_at_once(vms: Vms, monkeypatch):
+    monkeypatch.setattr(boundary, "CALLS_MAX", 1)
+
+    async def handler(call: HostCall) -> bytes:
+        await asyncio.Event().wait()
+        return b""
+
+    context = VMContext(vms, caps_of, {"x.y": handler})
+    context.host_call(1, 1, ask("x.y"))
+    context.host_call(1, 2, ask("x.y"))
+    assert "too many" in str(vms.answers[2])
+    await asyncio.sleep(0)
+    await context.close()
+    assert vms.answers[1] == "the worker is closing"

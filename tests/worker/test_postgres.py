@@ -1,0 +1,105 @@
+"""A worker over the real database: what unit tests with a database in memory cannot show."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+
+import msgpack
+import pytest
+
+from pytw.storage.pool import open_pool
+from pytw.storage.stores import Stores
+from pytw.types import Id, Outcome
+from pytw.worker.thread import WorkerThread
+from pytw.worker.worker import Worker
+
+from .fakes import MemoryDiscord, until
+from .workerlike_contract import A, event, spec
+
+GUILD = Id.of(A)
+
+
+@pytest.fixture
+async def stores(database_url: str):
+    found = Stores(await open_pool(database_url, 4))
+    yield found
+    await found.close()
+
+
+@pytest.fixture
+async def thread(stores: Stores):
+    found = WorkerThread(Worker(spec(), stores, MemoryDiscord()))
+    yield found
+    await found.kill()
+
+
+async def put(stores: Stores, source: str, *events: str) -> None:
+    await stores.templates.put(GUILD, "t", {"init.luau": source}, events=list(events or ("E",)))
+
+
+async def test_deployed_template_runs_after_a_refresh(stores: Stores, thread: WorkerThread):
+    await thread.start()
+    assert (await thread.dispatch_event(A, event())).outcome is Outcome.NOT_SUBSCRIBED
+    await put(
+        stores, "return { E = function(ctx) ctx.KV:set('n', {1, {a = 'x'}}, {'s'}) return ctx.KV:get('n', {'s'}) end }"
+    )
+    await thread.refresh_tenant(A)
+    result = await thread.dispatch_event(A, event())
+    assert result.templates[-1].value == [1, {"a": "x"}], result.templates
+    # A template beside the built-in one does not take the defaults away.
+    assert (await thread.dispatch_event(A, event("MESSAGE"))).outcome is Outcome.OK
+
+
+async def test_gates_are_read_at_the_start(stores: Stores, thread: WorkerThread):
+    await put(stores, "return { E = function() return 1 end }")
+    await stores.tenants.set_banned(A + (1 << 22), True)
+    await thread.start()
+    assert (await thread.dispatch_event(A, event())).templates[-1].value == 1
+    assert (await thread.dispatch_event(A + (1 << 22), event("MESSAGE"))).outcome is Outcome.BANNED
+
+
+async def test_tenant_state_survives_a_new_worker(stores: Stores, thread: WorkerThread):
+    await put(stores, "return { E = function(ctx) ctx.Runtime:settenantstate({events = {'N'}, data = {n = 1}}) end }")
+    await thread.start()
+    assert (await thread.dispatch_event(A, event())).outcome is Outcome.OK
+    second = WorkerThread(Worker(spec(), stores, MemoryDiscord()))
+    await second.start()
+    assert second.worker.listens(A, "N")
+    assert not second.worker.listens(A, "INTERACTION_CREATE")
+    await second.kill()
+
+
+async def test_due_key_fires_and_is_gone_but_not_if_its_handler_fails(stores: Stores, thread: WorkerThread):
+    await put(
+        stores,
+        "return { KeyExpiry = function(ctx) local key = ctx:event().data.key"
+        " ctx.KV:set('seen ' .. key, true, {'s'}) if key == 'bad' then error('no') end end }",
+        "KeyExpiry",
+    )
+    past = datetime.now(UTC) - timedelta(seconds=5)
+    for key in ("good", "bad"):
+        await stores.kv.set(A, key, ["s"], msgpack.packb(1), past)
+    await thread.start()
+
+    async def gone() -> bool:
+        return await stores.kv.get(A, "good", ["s"]) is None and await stores.kv.get(A, "seen bad", ["s"]) is not None
+
+    await until(gone, "the events")
+    await until(lambda: not thread.worker.dispatch.in_flight, "the handlers")
+    assert await stores.kv.get(A, "bad", ["s"]) is not None
+
+
+async def test_key_that_its_handler_extends_stays(stores: Stores, thread: WorkerThread):
+    await put(stores, "return { KeyExpiry = function(ctx) ctx.KV:set('k', 2, {'s'}) end }", "KeyExpiry")
+    await stores.kv.set(A, "k", ["s"], msgpack.packb(1), datetime.now(UTC) - timedelta(seconds=5))
+    await thread.start()
+
+    async def extended() -> bool:
+        record = await stores.kv.get(A, "k", ["s"])
+        return record is not None and msgpack.unpackb(record.value) == 2
+
+    await until(extended, "the handler")
+    await until(lambda: not thread.worker.dispatch.in_flight, "its end")
+    await asyncio.sleep(0.05)
+    assert await extended()
