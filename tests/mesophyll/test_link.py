@@ -133,7 +133,7 @@ async def test_welcome_carries_the_settings(pair: Pair) -> None:
 async def test_a_unix_socket_is_only_its_owners(pair: Pair, tmp_path: Path) -> None:
     path = tmp_path / "m.sock"
     await pair.start(address=f"unix:{path}")
-    assert path.stat().st_mode & 0o777 == 0o700
+    assert path.stat().st_mode & 0o777 == 0o600
     await pair.server.close()
     assert not path.exists()
 
