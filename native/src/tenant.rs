@@ -124,8 +124,9 @@ impl Tenant {
         !self.has_work() && self.slots.iter().filter_map(|slot| slot.vm.as_ref()).all(|vm| vm.is_idle())
     }
 
-    /// The next time at which something is due.
-    pub fn due(&self, idle_evict: std::time::Duration) -> Option<Instant> {
+    /// The next time at which something is due. A tenant that could be evicted, but for what it waits for, is looked at
+    /// again at the end of its next turn.
+    pub fn due(&self, now: Instant, idle_evict: std::time::Duration) -> Option<Instant> {
         let mut due = None;
         let mut sooner = |at: Option<Instant>| due = due.into_iter().chain(at).min();
         for slot in &self.slots {
@@ -133,7 +134,7 @@ impl Tenant {
             if let Some(vm) = &slot.vm {
                 sooner(vm.timers.borrow().peek().map(|t| t.at));
                 sooner(vm.deadline.get());
-                sooner(Some(self.used + idle_evict));
+                sooner(Some(self.used + idle_evict).filter(|at| *at > now));
             }
         }
         if self.has_work() {
