@@ -167,6 +167,15 @@ async def test_5xx_is_tried_again_within_bounds():
             await rest.users_me()
 
 
+async def test_5xx_of_a_post_is_not_tried_again():
+    """Discord may have done it."""
+    async with mocked() as mock, DiscordRest(mock.api_base, mock.token) as rest:
+        mock.faults.rest_5xx = 2
+        with pytest.raises(DiscordUnavailable, match="502"):
+            await rest.create_message(CHANNEL, {"content": "x"})
+        assert mock.faults.rest_5xx == 1
+
+
 async def test_unreachable_discord_is_named():
     async with DiscordRest("http://127.0.0.1:1/api/v10", "t", total_s=0.4) as rest:
         with pytest.raises(DiscordUnavailable, match="cannot be reached"):
