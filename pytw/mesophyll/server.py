@@ -269,17 +269,15 @@ def _host_port(address: str) -> tuple[str, int]:
 
 
 def _unix_listener(path: str) -> socket.socket:
-    """A UNIX socket at *path* that only our own account may open, from its first moment on; made without a pause."""
+    """A UNIX socket at *path*, open to every account as loopback is: workers have accounts of their own, and a token."""
     _remove_socket(path)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-    old = os.umask(0o177)
     try:
         listener.bind(path)
+        os.chmod(path, 0o666)
     except OSError:
         listener.close()
         raise
-    finally:
-        os.umask(old)
     return listener
 
 
