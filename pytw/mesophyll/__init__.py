@@ -28,6 +28,7 @@ def __getattr__(name: str) -> Any:
         return getattr(import_module(f"{__name__}.{_MASTERS[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
+
 __all__ = [
     "Call",
     "CursorClient",
