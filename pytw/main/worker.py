@@ -37,6 +37,8 @@ from pytw.worker.worker import Worker
 log = logging.getLogger(__name__)
 
 TOKEN_VARIABLE = "MESOPHYLL_CLIENT_TOKEN"
+#: The interpreter specialises code after eight runs or more.
+REHEARSALS = 16
 #: Two hops more than an event that arrived at home.
 FORWARD_GRACE_S = 2.0
 #: How a worker ends whose link was lost: the supervisor starts another one.
@@ -99,8 +101,9 @@ def rehearse() -> None:
     """
     spec = WorkerSpec(discord=DiscordSpec(token="", api_base="", gateway_url="", shards=1, intents=0))
     seccomp.program(platform.machine())
-    with suppress(PytwError):
-        asyncio.run(_rehearse(spec))
+    for _ in range(REHEARSALS):
+        with suppress(PytwError):
+            asyncio.run(_rehearse(spec))
 
 
 async def _rehearse(spec: WorkerSpec) -> None:
