@@ -21,12 +21,18 @@ Make = Callable[..., Driver]
 
 FILL = "local hold = {} pcall(function() for i = 1, 1e9 do hold[i] = {i} end end) "
 FULL = [
-    FILL + "local co = coroutine.create(function() end) while pcall(task.delay, 1e6, co) do end for i = 1, 3e7 do end return 1",
-    FILL + "local co = coroutine.create(function() end) while pcall(task.delay, 1e6, co, 1, 2) do end for i = 1, 3e7 do end return 1",
-    FILL + "while pcall(task.spawn, function() for i = 1, 1e7 do end end) and #hold < 1e9 do hold[#hold + 1] = 1 end return 1",
-    "local co = coroutine.wrap(function() " + FILL + "while pcall(task.defer, coroutine.running()) do end for i = 1, 3e7 do end return 1 end) return co()",
+    FILL
+    + "local co = coroutine.create(function() end) while pcall(task.delay, 1e6, co) do end for i = 1, 3e7 do end return 1",
+    FILL
+    + "local co = coroutine.create(function() end) while pcall(task.delay, 1e6, co, 1, 2) do end for i = 1, 3e7 do end return 1",
+    FILL
+    + "while pcall(task.spawn, function() for i = 1, 1e7 do end end) and #hold < 1e9 do hold[#hold + 1] = 1 end return 1",
+    "local co = coroutine.wrap(function() "
+    + FILL
+    + "while pcall(task.defer, coroutine.running()) do end for i = 1, 3e7 do end return 1 end) return co()",
     FILL + "return pcall(host, 'x', hold)",
-    FILL + "while true do if not pcall(coroutine.wrap, print) then break end end task.wait(0.06) return string.rep('x', 100)",
+    FILL
+    + "while true do if not pcall(coroutine.wrap, print) then break end end task.wait(0.06) return string.rep('x', 100)",
 ]
 
 
@@ -60,7 +66,13 @@ for limit in range(420_000, 1_420_000, 50_021):
 
 @pytest.mark.parametrize(
     "source",
-    ["panic()", "pcall(panic)", "coroutine.wrap(function() pcall(panic) end)()", "table.sort({3, 1, 2}, panic)", "task.defer(panic) task.wait(1)"],
+    [
+        "panic()",
+        "pcall(panic)",
+        "coroutine.wrap(function() pcall(panic) end)()",
+        "table.sort({3, 1, 2}, panic)",
+        "task.defer(panic) task.wait(1)",
+    ],
 )
 def test_a_panic_costs_one_tenant(make: Make, source: str) -> None:
     d = make()
