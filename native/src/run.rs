@@ -309,10 +309,10 @@ impl Vm {
         for id in due {
             self.end_request(id, || End::Timeout);
         }
+        self.drop_late(now);
         let queued = self.queued_deadline();
         let running = self.requests.borrow().values().map(|r| r.arrival.deadline).min();
         self.deadline.set(queued.into_iter().chain(running).min());
-        self.drop_late(now);
     }
 
     fn queued_deadline(&self) -> Option<Instant> {
@@ -370,7 +370,7 @@ impl Vm {
 
     /// Before the VM goes away: ends every request that has started with `end`, or with a failure if there is none.
     /// Gives back those that have not started.
-    pub fn give_up(&self, end: Option<fn() -> End>, code: &str, text: &str) -> Vec<Box<Arrival>> {
+    pub fn give_up(&self, end: Option<fn() -> End>, code: &str, text: &str) -> std::collections::VecDeque<Box<Arrival>> {
         for (id, mut request) in self.requests.take() {
             let answer = match end {
                 Some(end) => {

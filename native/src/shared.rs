@@ -66,7 +66,7 @@ impl Stats {
         let big = |n: &AtomicU64| n.load(Ordering::Relaxed);
         let size = |n: &AtomicUsize| n.load(Ordering::Relaxed) as u64;
         [
-            ("vms", size(&self.vms)),
+            ("vms", size(&self.vms).saturating_sub(size(&self.closing))),
             ("slices", big(&self.slices)),
             ("preempted", big(&self.preempted)),
             ("bytes", size(&self.bytes)),

@@ -54,21 +54,6 @@ impl Slot {
         shared.stats.bytes.store(sum, Ordering::Relaxed);
         self.bytes = bytes;
     }
-
-    /// Takes the VM away to be closed. Its requests end with `end`, or with a failure; those that have not
-    /// started wait for the next VM.
-    pub fn replace(&mut self, shared: &Shared, end: Option<fn() -> End>, code: &str, text: &str) -> Vec<u64> {
-        let Some(vm) = self.vm.take() else {
-            return Vec::new();
-        };
-        for arrival in vm.give_up(end, code, text).into_iter().rev() {
-            self.arrived.push_front(arrival);
-        }
-        let calls = vm.calls.borrow().keys().copied().collect();
-        reaper::bury(vm);
-        self.weigh(shared);
-        calls
-    }
 }
 
 impl Tenant {
@@ -86,8 +71,9 @@ impl Tenant {
         [other, self.last].into_iter().find(|&slot| self.slots[slot].has_work())
     }
 
-    pub fn queue(&mut self, slot: usize, arrival: Box<Arrival>) {
+    pub fn queue(&mut self, shared: &Shared, slot: usize, arrival: Box<Arrival>) {
         self.open += 1;
+        shared.stats.queued.fetch_add(1, Ordering::Relaxed);
         let slot = &mut self.slots[slot];
         match &slot.vm {
             // A check's VM is made anew for each check.
@@ -100,8 +86,8 @@ impl Tenant {
     pub fn refuse_arrived(&mut self, shared: &Shared, slot: usize, which: impl Fn(&Arrival) -> bool, answer: impl Fn(&Arrival) -> Answer) {
         let (gone, kept): (VecDeque<_>, _) = std::mem::take(&mut self.slots[slot].arrived).into_iter().partition(|a| which(a));
         self.slots[slot].arrived = kept;
+        self.close(shared, gone.len());
         for arrival in gone {
-            self.open -= 1;
             push_answer(shared, self.key, arrival.id, answer(&arrival));
         }
     }
@@ -110,13 +96,34 @@ impl Tenant {
         self.refuse_arrived(shared, slot, |_| true, |arrival| refused(arrival, outcome, limit));
     }
 
-    /// Counts the answers that the VMs have given.
-    pub fn count_finished(&mut self) {
-        for slot in &self.slots {
-            if let Some(vm) = &slot.vm {
-                self.open = self.open.saturating_sub(vm.finished.take());
-            }
+    /// Counts the answers that the VMs have given. Due before a VM is replaced, too.
+    pub fn count_finished(&mut self, shared: &Shared) {
+        let finished = self.slots.iter().filter_map(|slot| slot.vm.as_ref()).map(|vm| vm.finished.take()).sum();
+        self.close(shared, finished);
+    }
+
+    /// So many requests have got their answers.
+    pub fn close(&mut self, shared: &Shared, requests: usize) {
+        if requests > 0 {
+            self.open -= requests;
+            shared.stats.queued.fetch_sub(requests, Ordering::Relaxed);
         }
+    }
+
+    /// Takes a slot's VM away to be closed. Its requests end with `end`, or with a failure; those that have not
+    /// started wait for the next VM. Gives the host calls that nobody waits for any more.
+    pub fn replace(&mut self, shared: &Shared, slot: usize, end: Option<fn() -> End>, code: &str, text: &str) -> Vec<u64> {
+        let Some(vm) = self.slots[slot].vm.take() else { return Vec::new() };
+        let held = &mut self.slots[slot];
+        for arrival in vm.give_up(end, code, text).into_iter().rev() {
+            held.arrived.push_front(arrival);
+        }
+        let calls = vm.calls.borrow().keys().copied().collect();
+        let finished = vm.finished.take();
+        held.weigh(shared);
+        reaper::bury(vm);
+        self.close(shared, finished);
+        calls
     }
 
     /// Something still runs or waits for this tenant.
@@ -124,8 +131,9 @@ impl Tenant {
         !self.has_work() && self.slots.iter().filter_map(|slot| slot.vm.as_ref()).all(|vm| vm.is_idle())
     }
 
-    /// The next time at which something is due.
-    pub fn due(&self, idle_evict: std::time::Duration) -> Option<Instant> {
+    /// The next time at which something is due. A tenant that could be evicted, but for what it waits for, is looked at
+    /// again at the end of its next turn.
+    pub fn due(&self, now: Instant, idle_evict: std::time::Duration) -> Option<Instant> {
         let mut due = None;
         let mut sooner = |at: Option<Instant>| due = due.into_iter().chain(at).min();
         for slot in &self.slots {
@@ -133,7 +141,7 @@ impl Tenant {
             if let Some(vm) = &slot.vm {
                 sooner(vm.timers.borrow().peek().map(|t| t.at));
                 sooner(vm.deadline.get());
-                sooner(Some(self.used + idle_evict));
+                sooner(Some(self.used + idle_evict).filter(|at| *at > now));
             }
         }
         if self.has_work() {

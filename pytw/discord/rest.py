@@ -162,7 +162,7 @@ class DiscordRest:
                 continue
             if status >= 500:
                 problem = DiscordUnavailable(f"Discord answered {status}")
-                if call.method in _IDEMPOTENT or status in (502, 503):
+                if call.method in _IDEMPOTENT:
                     continue
                 break
             raise self._failure(status, body)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 from typing import Final, NamedTuple
-from urllib.parse import quote
+from urllib.parse import quote, unquote
+
+from pytw.errors import RequestError
 
 _SNOWFLAKE = re.compile(r"\d{15,20}")
+_PATH = re.compile(r"(/[\w@.:~%+-]+)+(\?[^\s#]*)?", re.ASCII)
 _MAJOR = re.compile(r"/(channels|guilds|webhooks)/(\d+)(/[\w-]{30,})?")
 
 
@@ -26,7 +29,9 @@ class Route(NamedTuple):
     major: str = ""
 
     def call(self, **parts: int | str) -> Call:
-        """The call with *parts* in the path, each escaped."""
+        """The call with *parts* in the path, each escaped. Raises: RequestError, where one is no part of a path."""
+        if any(_climbs(str(value)) for value in parts.values()):
+            raise RequestError("not a part of a path")
         path = self.template.format(**{name: quote(str(value), safe="@") for name, value in parts.items()})
         return Call(self.method, path, f"{self.method} {self.template}", str(parts.get(self.major, "")))
 
@@ -41,8 +46,19 @@ GET_CHANNEL: Final = Route("GET", "/channels/{channel_id}", "channel_id")
 CREATE_MESSAGE: Final = Route("POST", "/channels/{channel_id}/messages", "channel_id")
 
 
+def _climbs(path: str) -> bool:
+    """Whether URL rules could shorten *path*: dots, also escaped ones, as a whole part of it."""
+    return any(unquote(part) in (".", "..") for part in path.split("/"))
+
+
 def call_of(method: str, path: str) -> Call:
-    """The call for a path that comes without a route: ids are taken for parameters, as Discord does."""
+    """The call for a path that comes without a route: ids are taken for parameters, as Discord does.
+
+    Raises:
+        RequestError: the path could lead elsewhere than it seems to.
+    """
     bare = path.split("?", 1)[0]
+    if not _PATH.fullmatch(path) or _climbs(bare):
+        raise RequestError("not a path of Discord's API")
     major = _MAJOR.match(bare)
     return Call(method, path, f"{method} {_SNOWFLAKE.sub('{id}', bare)}", major.group(0) if major else "")

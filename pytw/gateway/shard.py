@@ -23,7 +23,7 @@ import aiohttp
 from aiohttp import ClientTimeout, ClientWebSocketResponse, ClientWSTimeout, WSMsgType
 from yarl import URL
 
-from pytw.errors import ProtocolError
+from pytw.errors import ProtocolError, Unavailable
 from pytw.gateway.cursor import CursorReporter, Window
 from pytw.gateway.inflate import Inflater
 from pytw.gateway.intake import Intake
@@ -38,7 +38,7 @@ from pytw.limits import (
     GATEWAY_HELLO_S,
 )
 from pytw.routing import peek
-from pytw.types import CursorSink, Forwarder, IdentifySlots, Offer
+from pytw.types import Cursor, CursorSink, Forwarder, IdentifySlots, Offer
 
 log = logging.getLogger(__name__)
 
@@ -184,7 +184,7 @@ class Shard:
             self._main.result()
 
     async def _keep_connected(self) -> None:
-        cursor = (await self._cursors.load(self._spec.shards)).get(self.id)
+        cursor = await self._load()
         if cursor is not None:
             self._session.id, self._session.resume_url = cursor.session_id, cursor.resume_url
             self._session.sequence = cursor.sequence
@@ -195,6 +195,17 @@ class Shard:
             while not self._stopping.is_set():
                 await self._connection(http)
                 await self._pause()
+
+    async def _load(self) -> Cursor | None:
+        """The stored cursor. Without an answer nothing begins: a fresh session would lose what was missed."""
+        wait_s = GATEWAY_BACKOFF_FIRST_S
+        while True:
+            try:
+                return (await self._cursors.load(self._spec.shards)).get(self.id)
+            except Unavailable as error:
+                log.warning("shard %d: its cursor cannot be read yet: %s", self.id, error)
+            await asyncio.sleep(wait_s)
+            wait_s = min(wait_s * 2, GATEWAY_BACKOFF_MAX_S)
 
     def stop_intake(self) -> None:
         """Take nothing more, and leave the session as it is for whoever resumes it."""
@@ -242,9 +253,9 @@ class Shard:
         fresh = session.resumable and self._resume_failures >= _RESUME_TRIES
         url = URL(self._spec.gateway_url if fresh else session.url).update_query(_QUERY)
         slot = not session.resumable
-        if slot:
-            await self._slots.acquire(self.id)
         try:
+            if slot:
+                await self._slots.acquire(self.id)
             async with asyncio.timeout(GATEWAY_CONNECT_S):
                 socket = await http.ws_connect(
                     url,
@@ -252,6 +263,9 @@ class Shard:
                     compress=0,
                     timeout=ClientWSTimeout(ws_close=1.0),
                 )
+        except Unavailable as error:
+            log.warning("shard %d: no right to identify yet: %s", self.id, error)
+            return
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             self._resume_failures += session.resumable
             log.warning(
@@ -281,7 +295,7 @@ class Shard:
             await self._read(socket, inflater)
         except ProtocolError as error:
             log.error("shard %d: %s", self.id, error)
-        except (ConnectionError, TimeoutError, aiohttp.ClientError) as error:
+        except (ConnectionError, TimeoutError, aiohttp.ClientError, Unavailable) as error:
             log.info("shard %d: connection lost: %s", self.id, error or type(error).__name__)
         finally:
             if beats is not None:

@@ -31,7 +31,7 @@ def text(
     topology: Topology,
     *,
     address: str,
-    dev: bool,
+    mock_url: str | None,
     database: str,
     console_port: int = 0,
     notes: Sequence[str] = (),
@@ -43,7 +43,7 @@ def text(
         "",
         f"pytw serves on {url}",
         f"  workers    {' and '.join(counts)}, {topology.shards} gateway shard{'' if topology.shards == 1 else 's'}",
-        f"  upstream   {'the mock Discord (dev mode)' if dev else 'Discord'}",
+        f"  upstream   {f'the mock Discord of dev mode, {mock_url}' if mock_url else 'Discord'}",
         f"  database   {database}",
         f"  data       {config.data_dir}",
         f"  health     {url}/readyz   {url}/healthz   {url}/metrics",
@@ -51,7 +51,7 @@ def text(
     if console_port:
         lines.append(f"  console    127.0.0.1:{console_port} (aiomonitor; whoever reaches it owns this process)")
     lines += [f"  note       {note}" for note in notes]
-    if dev:
+    if mock_url:
         tw, flags = command(config)
         body = f'{{"type":"MESSAGE_CREATE","guild_id":"{GUILD}","data":{{"content":"!ping"}}}}'
         guilds = ", ".join(map(str, OTHER_GUILDS))

@@ -10,8 +10,6 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from pytw.main.claims import bind
-
 log = logging.getLogger(__name__)
 
 #: Terminal, web page and Python console of the master; a worker process has its own, further up.
@@ -34,7 +32,10 @@ def console(port: int) -> Iterator[None]:
     if not port:
         yield
         return
+    # A process without a console does not pay for these.
     import aiomonitor
+
+    from pytw.main.claims import bind
 
     for number in range(port, port + PORTS_PER_PROCESS):
         bind(f"127.0.0.1:{number}", key="use_tokio_console").close()

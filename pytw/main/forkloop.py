@@ -13,6 +13,7 @@ import ssl
 import sys
 import traceback
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Any, NoReturn
 
 import msgpack
@@ -35,7 +36,7 @@ def main(sock: socket.socket, entry: str, preload: Sequence[str], master: int) -
         _settle(master)
         for name in preload:
             importlib.import_module(name)
-        _warm()
+        _warm(importlib.import_module(entry.partition(":")[0]))
         status = _Server(sock, entry, master).run()
     except BaseException:  # noqa: BLE001 - a forked process must not run on in its parent's stack
         traceback.print_exc()
@@ -61,13 +62,19 @@ def _settle(master: int) -> None:
     os.close(null)
 
 
-def _warm() -> None:
-    """Runs what the standard library imports or loads only at first use, so that it is shared and needs no rights later."""
+def _warm(entry: ModuleType) -> None:
+    """Runs what the standard library imports or loads only at first use, so that it is shared and needs no rights later.
+
+    An entry module may have a `rehearse` function, which runs what its workers will run, as far as that leaves nothing behind.
+    """
     "pytw.test".encode("idna")
     socket.getaddrinfo("localhost", 0)
     ssl.create_default_context()
     for name in ("asyncio.base_subprocess", "concurrent.futures.thread", "_strptime", "linecache", "encodings.latin_1"):
         importlib.import_module(name)
+    rehearse = getattr(entry, "rehearse", None)
+    if rehearse is not None:
+        rehearse()
     gc.collect()
     _plug_holes()
     gc.freeze()

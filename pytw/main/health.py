@@ -20,11 +20,11 @@ class Health:
     """Answers what is up. `started` is set once, when everything has been up for the first time."""
 
     def __init__(
-        self, workers: Workers, database: Database, *, dev: bool, clock: Callable[[], float] = time.monotonic
+        self, workers: Workers, database: Database, *, mock_url: str | None, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._workers = workers
         self._database = database
-        self._dev = dev
+        self._mock_url = mock_url
         self._clock = clock
         self._pinged_at = float("-inf")
         self._database_up = True
@@ -62,7 +62,8 @@ class Health:
             "status": "ok",
             "pid": os.getpid(),
             "uptime_s": round(self._clock() - self._born_at, 1),
-            "dev": self._dev,
+            "dev": self._mock_url is not None,
+            "mock": self._mock_url,
             "workers": self._workers.status(),
             "rights": self._workers.rights(),
             "notices": [

@@ -125,6 +125,7 @@ class _Master:
             self._background(stack, self._postgres.supervise())
         upstream = await (open_mock() if dev else open_discord(config))
         stack.push_async_callback(upstream.close)
+        mock_url = f"http://{upstream.mock.host}:{upstream.mock.port}" if upstream.mock is not None else None
         topology = Topology.choose(options, upstream.recommended_shards)
         if warning := options.thread_warning(topology.workers):
             log.warning("%s", warning)
@@ -132,7 +133,7 @@ class _Master:
             Surroundings(config, options, topology, upstream, stores, self._fork_server, self._crash_loop)
         )
         stack.push_async_callback(workers.close)
-        self._health = health = Health(workers, database, dev=dev)
+        self._health = health = Health(workers, database, mock_url=mock_url)
         self._api = api = ApiServer(
             ApiContext(
                 workers=workers.pool,
@@ -151,9 +152,9 @@ class _Master:
         await workers.wait_ready()
         await _gateway(workers)
         health.started = True
-        self._show(topology, dev=dev, url=url)
+        self._show(topology, mock_url=mock_url, url=url)
 
-    def _show(self, topology: Topology, *, dev: bool, url: str) -> None:
+    def _show(self, topology: Topology, *, mock_url: str | None, url: str) -> None:
         host, port = self._listener.getsockname()[:2]
         database = "embedded PostgreSQL" if self._postgres is not None else without_password(url).partition("?")[0]
         print(  # noqa: T201 - the banner is what the command prints
@@ -161,7 +162,7 @@ class _Master:
                 self._config,
                 topology,
                 address=f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
-                dev=dev,
+                mock_url=mock_url,
                 database=database,
                 console_port=CONSOLE_PORT if self._options.console else 0,
             ),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import functools
 import platform
 import struct
 
@@ -94,6 +95,7 @@ def _op(code: int, k: int, if_true: int = 0, if_false: int = 0) -> bytes:
     return struct.pack("=HBBI", code, if_true, if_false, k)
 
 
+@functools.cache
 def program(machine: str) -> bytes | None:
     """The filter for a machine as `platform.machine` names it, None for one we have no numbers for."""
     if machine == "x86_64":

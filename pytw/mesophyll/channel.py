@@ -136,6 +136,11 @@ class Channel:
         return len(self._pending)
 
     @property
+    def waiting(self) -> int:
+        """Records that wait for `take`."""
+        return len(self._outgoing)
+
+    @property
     def serving(self) -> int:
         return len(self._serving)
 

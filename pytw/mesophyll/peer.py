@@ -43,6 +43,7 @@ class Peer:
         self._receiving = False
         self._flush_due = False
         self._corked = False
+        self._busy = False
         self._ended_future: asyncio.Future[str] = self._loop.create_future()
 
     # Requests
@@ -146,18 +147,20 @@ class Peer:
         self._beat_timer = self._loop.call_later(HEARTBEAT_MS / 1e3, self._beat)
 
     def _schedule_flush(self) -> None:
-        """The first record of a tick leaves at once, all further ones together at the tick's end."""
+        """The first record of a quiet tick leaves at once, all others together at the tick's end."""
         self._flush_due = True
-        if self._receiving:
-            return
-        if not self._corked:
-            self._flush()
+        if not self._receiving and not self._corked:
             self._corked = True
             self._loop.call_soon(self._uncork)
+            if not self._busy:
+                self._flush()
 
     def _uncork(self) -> None:
         self._corked = False
-        if self._flush_due:
+        waiting = self._channel.waiting
+        # Where ticks bring several records, waiting for the tick's end saves a frame; where they bring one, it costs time.
+        self._busy = waiting > (1 if self._busy else 0)
+        if waiting:
             self._flush()
 
     def _flush(self) -> None:

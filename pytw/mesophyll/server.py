@@ -7,6 +7,7 @@ import base64
 import hashlib
 import logging
 import os
+import socket
 import stat
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -117,6 +118,7 @@ class MesophyllServer:
         self._guesses_waiting = 0
         self._runner: web.AppRunner | None = None
         self._path: str | None = None
+        self._unix_server: asyncio.Server | None = None
         #: Where workers connect: ``ws://127.0.0.1:PORT/`` or ``unix:PATH``.
         self.address = ""
 
@@ -140,12 +142,11 @@ class MesophyllServer:
         try:
             if address.startswith("unix:"):
                 self._path = address.removeprefix("unix:")
-                await asyncio.to_thread(_remove_socket, self._path)
-                old = os.umask(0o077)
-                try:
-                    await web.UnixSite(self._runner, self._path).start()
-                finally:
-                    os.umask(old)
+                listener = _unix_listener(self._path)
+                assert self._runner.server is not None
+                self._unix_server = await asyncio.get_running_loop().create_unix_server(
+                    self._runner.server, sock=listener
+                )
                 self.address = address
             else:
                 host, port = _host_port(address)
@@ -174,10 +175,12 @@ class MesophyllServer:
     async def close(self) -> None:
         """Closes every link and stops listening."""
         await asyncio.gather(*(link.close("the master ends") for link in list(self._open)))
+        if self._unix_server is not None:
+            self._unix_server.close()
         if self._runner is not None:
             await self._runner.cleanup()
         if self._path is not None:
-            await asyncio.to_thread(_remove_socket, self._path)
+            _remove_socket(self._path)
 
     # Inside
 
@@ -263,6 +266,19 @@ def _host_port(address: str) -> tuple[str, int]:
         return parts.hostname or "127.0.0.1", parts.port or 0
     except ValueError:
         raise ConfigError(f"{address!r} is not HOST:PORT or unix:PATH", hint="addrs.mesophyll_server") from None
+
+
+def _unix_listener(path: str) -> socket.socket:
+    """A UNIX socket at *path*, open to every account as loopback is: workers have accounts of their own, and a token."""
+    _remove_socket(path)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        listener.bind(path)
+        os.chmod(path, 0o666)
+    except OSError:
+        listener.close()
+        raise
+    return listener
 
 
 def _remove_socket(path: str) -> None:

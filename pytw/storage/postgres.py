@@ -60,7 +60,9 @@ SETTINGS: Mapping[str, str] = {
     "max_parallel_workers_per_gather": "0",
     "huge_pages": "off",
     "jit": "off",
-    "log_min_messages": "warning",
+    # Errors of statements are told to who made them; scripts could fill the disk with their text.
+    "log_min_messages": "log",
+    "log_checkpoints": "off",
     "timezone": "UTC",
     "log_timezone": "UTC",
 }
@@ -255,10 +257,13 @@ class EmbeddedPostgres:
             options += ["--no-sync"]
         # Renamed, not made anew: each database is three hundred files more to write, and to sync in recovery.
         rename = f"ALTER DATABASE postgres RENAME TO {DATABASE}\n"
-        with self._directories(part) as (data, _, passed):
-            self._tool(["initdb", "-D", data, *options], passed)
-            self._tool(["postgres", "--single", "-D", data, "template1"], passed, rename)
-        part.rename(self._cluster)
+        try:
+            with self._directories(part) as (data, _, passed):
+                self._tool(["initdb", "-D", data, *options], passed)
+                self._tool(["postgres", "--single", "-D", data, "template1"], passed, rename)
+            part.rename(self._cluster)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
 
     def _tool(self, arguments: list[str], passed: tuple[int, ...], text: str = "") -> None:
         try:
@@ -331,7 +336,6 @@ class EmbeddedPostgres:
             yield
 
     def _launch(self) -> None:
-        settings = dict(self._settings)
         parent = os.getpid()
 
         def end_with_us() -> None:
@@ -339,11 +343,11 @@ class EmbeddedPostgres:
             if _prctl(_PR_SET_PDEATHSIG, int(signal.SIGQUIT), 0, 0, 0) or os.getppid() != parent:
                 os._exit(1)
 
-        with self._directories(self._cluster) as (data, run, passed), open(self._log, "ab") as log:
-            self._log_start = log.tell()
-            settings["unix_socket_directories"] = run
-            options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
-            try:
+        try:
+            with self._directories(self._cluster) as (data, run, passed), open(self._log, "ab") as log:
+                self._log_start = log.tell()
+                settings = {**self._settings, "unix_socket_directories": run}
+                options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
                 self._process = subprocess.Popen(
                     [str(self._files.bin / "postgres"), "-D", data, *options],
                     stdin=subprocess.DEVNULL,
@@ -357,8 +361,8 @@ class EmbeddedPostgres:
                     preexec_fn=end_with_us,
                     **self._account.popen(),
                 )
-            except (OSError, subprocess.SubprocessError) as error:
-                raise ConfigError(f"cannot run {self._files.bin / 'postgres'}: {error}") from error
+        except (OSError, subprocess.SubprocessError) as error:
+            raise ConfigError(f"cannot run {self._files.bin / 'postgres'}: {error}") from error
 
     def _ready(self, pid: int) -> bool:
         """Whether the server says so in its pid file, as ``pg_ctl`` asks it."""

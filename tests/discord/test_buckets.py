@@ -8,6 +8,7 @@ import pytest
 
 from pytw.discord.buckets import Buckets, RateLimited
 from pytw.discord.routes import CREATE_MESSAGE, GET_CHANNEL, call_of
+from pytw.errors import RequestError
 
 
 class Clock:
@@ -95,4 +96,33 @@ def test_path_without_a_route_has_its_ids_replaced_and_its_major_kept():
 
 
 def test_parts_of_a_path_are_escaped():
-    assert GET_CHANNEL.call(channel_id="../users/@me?x").path == "/channels/..%2Fusers%2F@me%3Fx"
+    assert GET_CHANNEL.call(channel_id="a/b?c#d").path == "/channels/a%2Fb%3Fc%23d"
+    for climbing in ("..", ".", "../users/@me", "%2e%2e"):
+        with pytest.raises(RequestError):
+            GET_CHANNEL.call(channel_id=climbing)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "",
+        "guilds/1",
+        "//evil.test/x",
+        "/guilds/../users/@me",
+        "/a b",
+        "/a#b",
+        "/a\n",
+        "@evil.test/",
+        "/guilds/%2e%2E/users/@me",
+    ],
+)
+def test_path_that_leads_elsewhere_is_refused(path: str):
+    with pytest.raises(RequestError):
+        call_of("GET", path)
+
+
+@pytest.mark.parametrize(
+    "path", ["/users/@me", "/guilds/1?with_counts=true", "/channels/1/messages/2/reactions/%F0%9F%91%8D/@me"]
+)
+def test_ordinary_path_is_taken_as_it_is(path: str):
+    assert call_of("GET", path).path == path

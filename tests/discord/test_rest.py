@@ -161,9 +161,19 @@ async def test_5xx_is_tried_again_within_bounds():
     async with mocked() as mock, DiscordRest(mock.api_base, mock.token) as rest:
         mock.faults.rest_5xx = 2
         assert (await rest.users_me())["id"] == str(mock.bot_id)
+    async with mocked() as mock, DiscordRest(mock.api_base, mock.token, total_s=1.0) as rest:
         mock.faults.rest_5xx = 100
         with pytest.raises(DiscordUnavailable, match="502"):
             await rest.users_me()
+
+
+async def test_5xx_of_a_post_is_not_tried_again():
+    """Discord may have done it."""
+    async with mocked() as mock, DiscordRest(mock.api_base, mock.token) as rest:
+        mock.faults.rest_5xx = 2
+        with pytest.raises(DiscordUnavailable, match="502"):
+            await rest.create_message(CHANNEL, {"content": "x"})
+        assert mock.faults.rest_5xx == 1
 
 
 async def test_unreachable_discord_is_named():

@@ -156,6 +156,17 @@ class Server:
             time.sleep(POLL_S)
         raise AssertionError(f"worker {worker_id} did not come back:\n{self.log[-4000:]}")
 
+    def wait_in_flight(self, events: int, within_s: float = 10.0) -> None:
+        """Returns when the workers' heartbeats count that many running events."""
+        give_up_at = time.monotonic() + within_s
+        while time.monotonic() < give_up_at:
+            text = self.call("GET", "/metrics")[1].decode()
+            counts = re.findall(r'tw_worker_stat\{[^}]*name="in_flight"[^}]*\} (\S+)', text)
+            if sum(map(float, counts)) >= events:
+                return
+            time.sleep(POLL_S)
+        raise AssertionError("the event does not run")
+
     def end(self, number: int = signal.SIGTERM, within_s: float = 15.0) -> tuple[int, list[int]]:
         """Exit code, and which of its processes live on 3 s later."""
         below = children(self.process.pid)

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 
 from tests.e2e.server import children, gone, serving, title
 from tests.e2e.test_serve import ECHO
@@ -76,18 +77,13 @@ def test_killed_postgresql_is_back_within_2_seconds() -> None:
 
 
 def test_sigterm_lets_running_events_end() -> None:
-    import threading
-
     with serving("--worker-type", "processpool", "--process-workers", "1") as server:
         guild = 8 << 22
-        server.put(guild, "slow", "return { MESSAGE = function() task.wait(1.5) return 'late' end }\n")
+        server.put(guild, "slow", "return { MESSAGE = function() task.wait(3) return 'late' end }\n")
         got: list[object] = []
         caller = threading.Thread(target=lambda: got.append(server.event(guild)))
         caller.start()
-        while not [pid for pid in server.workers().values() if pid]:
-            pass
-        status, _ = server.call("POST", "/test/event", {"type": "MESSAGE_CREATE", "guild_id": str(guild), "wait": False})
-        assert status < 300
+        server.wait_in_flight(1)
         code, left = server.end()
         caller.join(10)
         assert (code, left) == (0, [])

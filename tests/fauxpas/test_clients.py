@@ -114,19 +114,30 @@ class Hikari:
         await self.bot.close()
 
 
-@pytest.fixture(params=["discord.py", "discord.py sharded", "hikari"])
-async def bot(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch):
-    async with mocked() as mock:
-        monkeypatch.setattr(discord.http.Route, "BASE", mock.api_base)
-        monkeypatch.setattr(DiscordWebSocket, "DEFAULT_GATEWAY", yarl.URL(mock.gateway_url))
-        made: Any
-        made = (
-            Hikari(mock)
-            if request.param == "hikari"
-            else DiscordPy(mock, shards=2 if "sharded" in request.param else None)
-        )
-        async with made:
-            yield mock, made
+@pytest.fixture
+async def mock(monkeypatch: pytest.MonkeyPatch):
+    async with mocked() as made:
+        monkeypatch.setattr(discord.http.Route, "BASE", made.api_base)
+        monkeypatch.setattr(DiscordWebSocket, "DEFAULT_GATEWAY", yarl.URL(made.gateway_url))
+        yield made
+
+
+@pytest.fixture(params=["discord.py", "hikari"])
+async def bot(request: pytest.FixtureRequest, mock: MockDiscord):
+    made: Any = Hikari(mock) if request.param == "hikari" else DiscordPy(mock, shards=None)
+    async with made:
+        yield mock, made
+
+
+async def test_sharded_client_hears_its_guilds_on_the_right_shard_and_resumes(mock: MockDiscord):
+    """discord.py waits 5 s between two shards."""
+    async with DiscordPy(mock, shards=2) as made:
+        told = await mock.say(GUILD, "hello", 10)
+        assert [m["content"] for m in told["replies"]] == ["pong hello"]
+        await mock.cut(code=1006)
+        told = await mock.say(GUILD, "meanwhile", 15)
+        assert [m["content"] for m in told["replies"]] == ["pong meanwhile"]
+        await asyncio.wait_for(made.resumed.wait(), 15)
 
 
 async def test_client_hears_a_message_and_answers(bot):

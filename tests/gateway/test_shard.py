@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from pytw.errors import ConfigError, TokenRefused
+from pytw.errors import ConfigError, NotReady, StorageUnavailable, TokenRefused
 from pytw.gateway.session import ACK
 from pytw.limits import CURSOR_WINDOW_EVENTS
 from pytw.types import USER_BIT, Outcome
@@ -292,3 +292,27 @@ async def test_event_that_is_not_taken_does_not_end_the_shard():
             last = next(iter(mock.sessions)).last
             await cursors.until(lambda cursor: cursor.sequence == last)
             assert run.shard.ready
+
+
+async def test_shard_waits_for_its_cursor_and_for_the_right_to_identify():
+    class Late(Cursors):
+        tries = 0
+
+        async def load(self, shards: int):
+            self.tries += 1
+            if self.tries == 1:
+                raise StorageUnavailable("not yet")
+            return await super().load(shards)
+
+    class Refusing(Slots):
+        async def acquire(self, shard: int) -> None:
+            await super().acquire(shard)
+            if len(self.taken) == 1:
+                raise NotReady("not yet")
+
+    async with mocked() as mock:
+        cursors, slots = Late(), Refusing()
+        async with running(mock, Offers(), cursors=cursors, slots=slots) as run:
+            assert cursors.tries == 2
+            assert slots.taken == [0, 0]
+            assert run.shard.identifies == 1

@@ -34,7 +34,7 @@ UNCATCHABLE = [
 def test_the_cpu_limit_cannot_be_caught(driver: Driver, source: str) -> None:
     done = driver.bad(source)
     assert (done.outcome, done.limit) == (Outcome.LIMIT_EXCEEDED, "cpu") and "CPU limit" in done.error
-    assert 200_000 < done.cpu_us < 600_000
+    assert 200_000 < done.cpu_us < 450_000 + done.wall_us // 10
     assert driver.ok("return 'alive'", tenant=2) == "alive"
 
 
@@ -58,7 +58,10 @@ def test_the_next_event_is_refused_while_the_bucket_is_empty(make: Make) -> None
 
 def test_other_templates_of_the_tenant_that_wait_go_on_later(make: Make) -> None:
     d = make(cpu_bucket_ms=200, cpu_refill_percent=50)
-    d.load(("waits", "return {A = function() return host('never') end}"), ("loops", "return {B = function() while true do end end}"))
+    d.load(
+        ("waits", "return {A = function() return host('never') end}"),
+        ("loops", "return {B = function() while true do end end}"),
+    )
     waits = d.event(name="A")
     d.until(lambda: bool(d.calls))
     loops = d.event(name="B")
@@ -162,7 +165,9 @@ def test_waiting_events_of_a_full_vm_end_with_the_limit(make: Make) -> None:
 
 def test_live_data_below_half_the_limit_survives_garbage(make: Make) -> None:
     d = make(cpu_bucket_ms=20_000)
-    source = "local live = {} for i = 1, 90000 do live[i] = {i} end for i = 1, 1000000 do local g = {i, i} end return #live"
+    source = (
+        "local live = {} for i = 1, 90000 do live[i] = {i} end for i = 1, 1000000 do local g = {i, i} end return #live"
+    )
     assert d.ok(source) == 90000 and d.engine.stats()["replaced"] == 0
 
 
@@ -181,7 +186,8 @@ def test_memory_pressure_evicts_idle_vms_first(make: Make) -> None:
     d = make(memory_budget_bytes=6 << 20)
     busy = d.script("host('never')", tenant=1000)
     for tenant in range(1, 60):
-        d.until(lambda t=tenant: d.done(d.script("return 1", tenant=t)).outcome is Outcome.OK)  # type: ignore[misc]
+        while d.done(d.script("return 1", tenant=tenant)).outcome is not Outcome.OK:
+            d.pump(0.005)
     stats = d.engine.stats()
     assert stats["evicted"] > 20 and stats["replaced"] == 0 and stats["bytes"] <= 6 << 20
     assert busy not in d.answers
@@ -202,7 +208,10 @@ def test_memory_pressure_then_takes_who_has_too_much_and_sheds_in_the_end(make: 
 # ---- time ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("source", ["while true do end", "task.wait(60)", "host('never')", "coroutine.yield()", "while true do task.wait() end"])
+@pytest.mark.parametrize(
+    "source",
+    ["while true do end", "task.wait(60)", "host('never')", "coroutine.yield()", "while true do task.wait() end"],
+)
 def test_the_deadline_ends_an_event(make: Make, source: str) -> None:
     d = make(cpu_bucket_ms=60_000)
     done = d.bad(source, timeout_ms=200)
@@ -260,7 +269,14 @@ def test_more_events_than_the_queue_holds_are_shed(make: Make) -> None:
 def test_queue_places_come_back_however_requests_end(make: Make) -> None:
     d = make(queue_events_max=4, cpu_bucket_ms=200, cpu_refill_percent=100)
     d.load(("t", "return function() return 1 end"))
-    sources = ["return 1", "error('x')", "while true do end", "local t = {} while true do t[#t + 1] = {} end", "panic()", "task.wait(9)"]
+    sources = [
+        "return 1",
+        "error('x')",
+        "while true do end",
+        "local t = {} while true do t[#t + 1] = {} end",
+        "panic()",
+        "task.wait(9)",
+    ]
     for _ in range(3):
         for source in sources:
             d.wait(d.script(source, timeout_ms=500))
@@ -275,7 +291,9 @@ def test_queue_places_come_back_however_requests_end(make: Make) -> None:
 def test_host_calls_past_the_limit_wait_their_turn(make: Make) -> None:
     d = make(host_calls_max=3)
     d.holding = True
-    number = d.script("local n = 0 for i = 1, 10 do task.spawn(function() host('x', i) n += 1 end) end while n < 10 do task.wait() end return n")
+    number = d.script(
+        "local n = 0 for i = 1, 10 do task.spawn(function() host('x', i) n += 1 end) end while n < 10 do task.wait() end return n"
+    )
     d.until(lambda: len(d.calls) == 3)
     d.pump(0.05)
     assert len(d.calls) == 3
@@ -293,7 +311,9 @@ def test_host_calls_past_the_limit_wait_their_turn(make: Make) -> None:
 def test_threads_and_timers_are_counted(make: Make) -> None:
     d = make(threads_max=50, timers_max=20)
     assert d.ok("local n = 0 while pcall(task.delay, 60, function() end) do n += 1 end return n") == 20
-    got = d.ok("local n = 0 local ok, e repeat ok, e = pcall(task.defer, function() end) n += ok and 1 or 0 until not ok return {n, e}")
+    got = d.ok(
+        "local n = 0 local ok, e repeat ok, e = pcall(task.defer, function() end) n += ok and 1 or 0 until not ok return {n, e}"
+    )
     assert got[0] == 30 and "too many" in got[1]
     assert d.ok("return 1", tenant=2) == 1
 

@@ -38,9 +38,15 @@ def test_a_host_call_where_waiting_is_impossible_says_so(driver: Driver, place: 
 
 
 def test_task_library(driver: Driver) -> None:
-    assert driver.ok("local o = {} task.defer(function(a) o[#o + 1] = a end, 'd') o[1] = 'main' task.wait() return o") == ["main", "d"]
-    assert driver.ok("local o = {} task.delay(0.06, function(a) o[#o + 1] = a end, 'late') local e = task.wait(0.2) o[2] = e >= 0.2 return o") == ["late", True]
-    assert driver.ok("local o = {n = 0} local t = task.delay(0.06, function() o.n = 1 end) task.cancel(t) task.wait(0.1) return o") == {"n": 0}
+    assert driver.ok(
+        "local o = {} task.defer(function(a) o[#o + 1] = a end, 'd') o[1] = 'main' task.wait() return o"
+    ) == ["main", "d"]
+    assert driver.ok(
+        "local o = {} task.delay(0.06, function(a) o[#o + 1] = a end, 'late') local e = task.wait(0.2) o[2] = e >= 0.2 return o"
+    ) == ["late", True]
+    assert driver.ok(
+        "local o = {n = 0} local t = task.delay(0.06, function() o.n = 1 end) task.cancel(t) task.wait(0.1) return o"
+    ) == {"n": 0}
     driver.ok("task.spawn(function() error('bad') end)")
     assert driver.logs[-1][1:3] == ("script", "error") and "bad" in driver.logs[-1][3]
 
@@ -97,7 +103,10 @@ CHURN = "for i = 1, 3e5 do local t = {i} end"
     ("source", "result"),
     [
         ("return coroutine.wrap(function() for i = 1, 3e6 do local t = {i} end return 1 end)()", "1"),
-        (f"local function f(n) {CHURN} if n == 0 then return 0 end local r = coroutine.wrap(f)(n - 1) {CHURN} return r + 1 end return f(8)", "8"),
+        (
+            f"local function f(n) {CHURN} if n == 0 then return 0 end local r = coroutine.wrap(f)(n - 1) {CHURN} return r + 1 end return f(8)",
+            "8",
+        ),
         (
             f"local function f(n) if n == 0 then {CHURN} return 0 end local _, r = coroutine.resume(coroutine.create(f), n - 1) return r + 1 end "
             "local s = 0 for i = 1, 4 do s += f(6) end return s",
@@ -108,7 +117,10 @@ CHURN = "for i = 1, 3e5 do local t = {i} end"
             "while done < 20 do task.wait() end return done",
             "20",
         ),
-        (f"local f = coroutine.wrap(function() for k = 1, 5 do {CHURN} coroutine.yield(k) end end) local s = 0 for k in f do s += k {CHURN} end return s", "15"),
+        (
+            f"local f = coroutine.wrap(function() for k = 1, 5 do {CHURN} coroutine.yield(k) end end) local s = 0 for k in f do s += k {CHURN} end return s",
+            "15",
+        ),
     ],
 )
 def test_preempted_threads_survive_collection(source: str, result: str, tmp_path: Path) -> None:
@@ -176,7 +188,9 @@ def test_an_overrun_is_repaid() -> None:
     """Half of the CPU time for each, although one of them holds the thread ten times as long at once."""
     d = Driver(cpu_bucket_ms=60_000)
     loop = d.script("while true do end", tenant=1, timeout_ms=1_500)
-    sorter = d.script("while true do pcall(table.sort, {3, 1, 2}, function() while true do end end) end", tenant=2, timeout_ms=1_500)
+    sorter = d.script(
+        "while true do pcall(table.sort, {3, 1, 2}, function() while true do end end) end", tenant=2, timeout_ms=1_500
+    )
     a, b = d.done(loop).cpu_us, d.done(sorter).cpu_us
     d.engine.close()
     assert 0.3 < a / (a + b) < 0.7

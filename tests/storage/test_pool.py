@@ -68,6 +68,25 @@ async def test_failed_transaction_leaves_nothing(database_url: str) -> None:
     await database.close()
 
 
+async def test_transaction_that_is_cancelled_leaves_its_connection_clean(database_url: str) -> None:
+    database = await open_pool(database_url, 1)
+    waiting = asyncio.Event()
+
+    async def work() -> None:
+        async with database.transaction() as connection:
+            await connection.execute("INSERT INTO users (user_id) VALUES ('1')")
+            waiting.set()
+            await connection.execute("SELECT pg_sleep(30)")
+
+    task = asyncio.create_task(work())
+    await waiting.wait()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert await database.fetchval("SELECT count(*) FROM users") == 0
+    await database.execute("INSERT INTO users (user_id) VALUES ('2')")
+    await database.close()
+
+
 async def test_closed_pool_is_unavailable(database_url: str) -> None:
     database = await open_pool(database_url, 1)
     await database.close()

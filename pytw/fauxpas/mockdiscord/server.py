@@ -95,11 +95,15 @@ class MockDiscord:
 
     @property
     def gateway_url(self) -> str:
-        return f"ws://{self.host}:{self.port}/gateway"
+        return f"ws://{self._authority}/gateway"
 
     @property
     def api_base(self) -> str:
-        return f"http://{self.host}:{self.port}/api/v10"
+        return f"http://{self._authority}/api/v10"
+
+    @property
+    def _authority(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     # ---- life
 
