@@ -1,4 +1,3 @@
-# ruff: noqa: E501 (a table of one-line scripts)
 """No native function holds the thread, whatever fits in a VM's memory. What a script can reach is in tests/luau/sandbox."""
 
 from __future__ import annotations
