@@ -202,7 +202,7 @@ def _pack(packer: Any, value: Any, depth: int, budget: _Budget) -> None:
             for key, item in value.items():
                 _pack(packer, key, depth + 1, budget)
                 _pack(packer, item, depth + 1, budget)
-        case None | bool():
+        case None | bool() | msgpack.Timestamp():
             packer.pack(value)
         case _ if type(value) in (int, float, str):
             packer.pack(value)

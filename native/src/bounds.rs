@@ -17,7 +17,7 @@ use crate::program;
 const STEPS_MAX: usize = 50_000_000;
 const PATTERN_BYTES_MAX: usize = 10_000;
 /// Tables longer than this are sorted by a comparator in which Luau polls.
-const SORT_PLAIN_MAX: c_int = 10_000;
+const SORT_PLAIN_MAX: c_int = 50_000;
 const DATE_FORMAT_BYTES_MAX: usize = 256;
 
 /// Calls the original of a wrapper, which is its upvalue 1 and needs no upvalues itself, on the wrapper's own frame.

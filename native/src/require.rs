@@ -50,15 +50,12 @@ fn start<'a>(requirer: &str, path: &'a str) -> Result<(String, &'a str), String>
     if path.starts_with('@') {
         return Err(alias_error(path));
     }
+    if !path.starts_with("./") && !path.starts_with("../") {
+        return Err("require path must start with a valid prefix: ./, ../, or @".into());
+    }
     // The root entry stands for the root itself: `./x` and `@self/x` are the same there.
     let beside = if module.is_empty() { String::new() } else { parent(module)? };
-    if path.starts_with("./") {
-        Ok((beside, path))
-    } else if path.starts_with("../") {
-        Ok((beside, path))
-    } else {
-        Err("require path must start with a valid prefix: ./, ../, or @".into())
-    }
+    Ok((beside, path))
 }
 
 fn alias_error(path: &str) -> String {

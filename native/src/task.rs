@@ -140,15 +140,22 @@ unsafe extern "C-unwind" fn task_cancel(state: *mut lua_State) -> c_int {
     }
 }
 
+/// `task.synchronize` and `task.desynchronize`: everything of a tenant is in step already.
+unsafe extern "C-unwind" fn task_nothing(_state: *mut lua_State) -> c_int {
+    0
+}
+
 /// Adds `task` to the globals, before they are sealed.
 pub unsafe fn install(state: *mut lua_State) {
     unsafe {
-        ffi::lua_createtable(state, 0, 5);
+        ffi::lua_createtable(state, 0, 7);
         set(state, c"wait", task_wait, None);
         set(state, c"spawn", task_spawn, None);
         set(state, c"defer", task_defer, None);
         set(state, c"delay", task_delay, None);
         set(state, c"cancel", task_cancel, None);
+        set(state, c"synchronize", task_nothing, None);
+        set(state, c"desynchronize", task_nothing, None);
         ffi::lua_setglobal(state, c"task".as_ptr());
     }
 }

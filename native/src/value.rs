@@ -190,14 +190,8 @@ unsafe fn encode_table(
 
 // ---- msgpack to Luau ----------------------------------------------------------------------------------
 
-/// Pushes the one value that `bytes` hold. On an error the stack is the caller's to reset.
-pub unsafe fn push(state: *mut lua_State, bytes: &[u8]) -> Result<(), String> {
-    let mut reader = Reader::new(bytes);
-    unsafe { push_one(state, &mut reader, 0, &mut Budget::new())? };
-    if reader.is_empty() { Ok(()) } else { Err("bytes follow the value".into()) }
-}
-
-/// Pushes the items of a list one by one, as results of a call; gives their number.
+/// Pushes the items of a list one by one, as results of a call; gives their number. On an error the stack is the
+/// caller's to reset.
 pub unsafe fn push_list(state: *mut lua_State, bytes: &[u8]) -> Result<c_int, String> {
     let mut reader = Reader::new(bytes);
     let mut budget = Budget::new();

@@ -1,0 +1,171 @@
+"""What a template gets of an event, across templates, programs and VMs. Facts of one template are in tests/luau/context."""
+
+from __future__ import annotations
+
+import msgpack
+import pytest
+
+from pytw.types import Outcome
+
+
+def set_templates(driver, *templates):
+    driver.engine.set_program(1, msgpack.packb([[name, "init", files, ["*"], caps] for name, files, caps in templates]))
+
+
+def test_templates_share_nothing(driver):
+    """Globals, modules, stores and plugin objects are per template."""
+    source = """
+        local shared = require("./shared")
+        return function(ctx)
+            x = (x or 0) + 1
+            ctx.store.n = (ctx.store.n or 0) + 1
+            shared.n += 1
+            return { x, ctx.store.n, shared.n }
+        end"""
+    files = {"init.luau": source, "shared.luau": "return { n = 0 }"}
+    set_templates(driver, ("a", files, []), ("b", files, []))
+    for n in (1, 2):
+        done = driver.done(driver.event())
+        assert [part.value for part in done.parts] == [[n, n, n], [n, n, n]]
+
+
+def test_a_replaced_program_starts_afresh(driver):
+    source = "local n = 0 return function() n += 1 return n end"
+    driver.load(("a", source))
+    assert [driver.done(driver.event()).value for _ in range(2)] == [1, 2]
+    driver.load(("a", source))
+    assert driver.done(driver.event()).value == 1
+
+
+def test_handlers_are_looked_up_at_each_event(driver):
+    """Also those that the template changes later, and those behind a metatable."""
+    driver.load(("a", "local t = {} t.E = function() t.E = function() return 2 end return 1 end return t"))
+    assert [driver.done(driver.event()).value for _ in range(3)] == [1, 2, 2]
+    driver.load(("a", "return setmetatable({}, { __index = function(_, name) return function() return name end end })"))
+    assert [driver.done(driver.event(name=name)).value for name in ("E", "F", "E")] == ["E", "F", "E"]
+
+
+def test_an_event_without_handler_gives_nil(driver):
+    driver.load(("a", "return { other = function() return 1 end, E = 5 }"))
+    done = driver.done(driver.event())
+    assert (done.outcome, done.value) == (Outcome.OK, None)
+
+
+@pytest.mark.parametrize("entry", ["return 5", "", "return 'text'"])
+def test_an_entry_returns_a_table_or_a_function(driver, entry):
+    driver.load(("a", entry))
+    assert "a template returns a table of handlers or one function" in driver.done(driver.event()).error
+
+
+def test_first_events_wait_for_one_load(driver):
+    """Several events that arrive while the entry loads are all handled by what it returns."""
+    driver.load(("a", "loads = (loads or 0) + 1 task.wait(0.1) local n = loads return function() return n end"))
+    numbers = [driver.event() for _ in range(3)]
+    assert [driver.done(number).value for number in numbers] == [1, 1, 1]
+
+
+def test_a_load_outlives_the_deadline_of_the_event_that_began_it(driver):
+    driver.load(("a", "loads = (loads or 0) + 1 task.wait(0.3) local n = loads return function() return n end"))
+    assert driver.done(driver.event(timeout_ms=100)).outcome is Outcome.TIMEOUT
+    assert driver.done(driver.event()).value == 1
+
+
+def test_an_entry_that_fails_is_tried_again(driver):
+    driver.load(
+        ("a", "tries = (tries or 0) + 1 if tries < 2 then error('not yet') end return function() return tries end")
+    )
+    assert "/init.luau:1: not yet" in driver.done(driver.event()).error
+    assert driver.done(driver.event()).value == 2
+
+
+def test_a_missing_or_broken_entry_is_named(driver):
+    set_templates(driver, ("a", {"other.luau": "return 1"}, []))
+    assert 'the template\'s entry "init" no module present' in driver.done(driver.event()).error
+    set_templates(driver, ("a", {"init.luau": "local x = 1\nlocal = 2"}, []))
+    assert driver.done(driver.event()).error.startswith("/init.luau:2: Expected identifier")
+
+
+def test_errors_say_where(driver):
+    set_templates(
+        driver,
+        (
+            "welcome",
+            {
+                "init.luau": "local greet = require('./lib/greet')\nreturn function()\n  greet.hello()\nend",
+                "lib/greet.luau": GREET,
+            },
+            [],
+        ),
+    )
+    for _ in range(2):
+        assert driver.done(driver.event()).error.splitlines() == [
+            "/lib/greet.luau:3: nobody here",
+            "\ttemplate 'welcome' /lib/greet.luau:3 in function 'say'",
+            "\ttemplate 'welcome' /lib/greet.luau:6 in function 'hello'",
+            "\ttemplate 'welcome' /init.luau:3",
+        ]
+
+
+GREET = """local greet = {}
+local function say(...)
+  error("nobody here")
+end
+function greet.hello()
+  say()
+end
+return greet
+"""
+
+
+def test_event_data_that_is_no_json_is_an_error_of_its_reader(driver):
+    driver.load(("a", "return function(ctx) return ctx:event().name .. ctx:event().data.x end"))
+    assert "the event's data is not readable" in driver.done(driver.event(b"{")).error
+    assert "the event's data is not readable" in driver.done(driver.event(b'{"a":1}x')).error
+    assert driver.done(driver.event(b'{"x":"y"}')).value == "Ey"
+    driver.load(("a", "return function(ctx) return ctx:event().name end"))
+    assert driver.done(driver.event(b"{")).value == "E"
+
+
+def test_data_is_the_same_whether_parsed_early_or_late(driver):
+    """The second event's data is parsed at once, as the handler is known to read it."""
+    driver.load(
+        (
+            "a",
+            "return function(ctx) local e = ctx:event() return { e.data, e == ctx:event(), getmetatable(e) == nil } end",
+        )
+    )
+    payload = b'{"a":[1,{"b":null}],"c":"\\u00e9"}'
+    first, second = (driver.done(driver.event(payload)).value for _ in range(2))
+    assert first[0] == second[0] == {"a": [1, {}], "c": "é"}
+    assert first[1] and second[1]
+
+
+def test_many_events_at_once_keep_their_own_tables(driver):
+    """More than an isolate finds again from their ctx."""
+    driver.load(
+        (
+            "a",
+            """return function(ctx)
+                local event = ctx:event()
+                task.wait(0.1)
+                return { event.data.n, ctx:event().data.n, ctx:event().name }
+            end""",
+        )
+    )
+    numbers = {driver.event(b'{"n":%d}' % n): n for n in range(100)}
+    for number, n in numbers.items():
+        assert driver.done(number).value == [n, n, "E"]
+
+
+def test_check_lists_the_events_of_a_template(driver):
+    assert driver.wait(driver.check("return { B = function() end, A = function() end, c = 1 }")) == ["A", "B"]
+    assert driver.wait(driver.check("return function() end")) == ["*"]
+
+
+def test_scripts_have_ctx_and_every_capability(driver):
+    assert driver.ok("local ctx = ... return { ctx:has_cap('anything'), ctx:event().name, x == nil }") == [
+        True,
+        "Test",
+        True,
+    ]
+    assert "script:1: Expected" in driver.error("return +")

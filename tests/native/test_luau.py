@@ -1,0 +1,71 @@
+"""Runs every fact of tests/luau: a script, or a folder with an ``init.luau``, whose handler raises if the fact does not hold.
+
+The entry is one function or has the key ``E``. Host calls go to a small key-value store and a guild.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import pytest
+
+from pytw.types import Outcome
+
+ROOT = Path(__file__).parent.parent / "luau"
+FACTS = sorted([*ROOT.glob("*/*.luau"), *(entry.parent for entry in ROOT.glob("*/*/init.luau"))])
+PAYLOAD = b'{"content":"hi","nothing":null,"author":{"id":"7"},"big":12345678901234567890,"list":[1,2,3]}'
+
+
+def files_of(fact: Path) -> dict[str, str]:
+    if fact.is_file():
+        return {"init.luau": fact.read_text()}
+    return {str(path.relative_to(fact)): path.read_text() for path in fact.rglob("*") if path.is_file()}
+
+
+class Host:
+    """Answers the host calls of the facts."""
+
+    def __init__(self) -> None:
+        self.kv: dict[tuple[str, tuple[str, ...]], Any] = {}
+
+    def __call__(self, name: str, args: list[Any]) -> list[Any]:
+        match name, args:
+            case "kv.set", [key, value, scopes]:
+                self.kv[key, tuple(scopes)] = value
+                return []
+            case "kv.get", [key, scopes]:
+                found = (key, tuple(scopes)) in self.kv
+                return [self.kv.get((key, tuple(scopes))), found]
+            case "kv.getrecord", [key, scopes]:
+                return [{"key": key, "scopes": scopes, "exists": (key, tuple(scopes)) in self.kv}]
+            case "kv.delete", [key, scopes]:
+                self.kv.pop((key, tuple(scopes)), None)
+                return []
+            case "kv.find", [_, scopes]:
+                return [[{"key": key, "value": value} for (key, s), value in self.kv.items() if s == tuple(scopes)]]
+            case "discord.create_message", [request]:
+                return [{"id": "9", "channel_id": request["channel_id"], "content": request["data"].get("content")}]
+            case "discord.get_guild", []:
+                return [{"id": "1", "name": "Guild"}]
+            case "runtime.gettenantstate", []:
+                return [{"events": ["E"], "banned": False, "data": {}}]
+            case "runtime.settenantstate", [_]:
+                return []
+        raise AssertionError(f"unexpected host call {name}{args}")
+
+
+def run_fact(driver: Any, fact: Path) -> Any:
+    template = [fact.stem, "init", files_of(fact), ["*"], ["kv:*", "discord:create_message"]]
+    driver.engine.set_program(1, msgpack.packb([template]))
+    host = Host()
+    driver.reply = lambda number, name, args: driver.engine.answer(number, msgpack.packb(host(name, args)))
+    driver.engine.submit_event(1, driver._next(), "E", PAYLOAD, "42", True, 5_000)
+    return driver.done(driver.last)
+
+
+@pytest.mark.parametrize("fact", FACTS, ids=lambda fact: f"{fact.parent.name}/{fact.stem}")
+def test_fact(make, fact):
+    done = run_fact(make(), fact)
+    assert done.outcome is Outcome.OK, done.error

@@ -1,0 +1,276 @@
+"""KhronosValue: both forms hold the same values, and a value that goes through Luau comes back unchanged."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import select
+import struct
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgpack
+import orjson
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pytw import _native, values
+from pytw.types import DispatchResult, Outcome, TemplateResult
+from pytw.values import Buffer, Interval, LazyStringMap, Map, RawText, TimeZone, UnsignedInteger, Vector
+
+pytestmark = pytest.mark.filterwarnings("ignore:Generating overly large repr")
+
+EXACT = 1 << 53
+f32 = st.floats(width=32)
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+
+
+raw_texts = st.binary(max_size=20).map(lambda tail: RawText(b"\xff" + tail))
+numbers = st.floats() | st.integers(-EXACT, EXACT)
+luau_scalars = (
+    st.booleans() | numbers | texts | raw_texts | st.binary(max_size=20).map(Buffer) | st.builds(Vector, f32, f32, f32)
+)
+times = st.datetimes(datetime(1, 1, 1), datetime(9999, 12, 31), timezones=st.just(UTC))
+stamps = st.builds(
+    msgpack.Timestamp, st.integers(-(10**10), 10**11), st.integers(0, 10**9 - 1).filter(lambda n: n % 1000)
+)
+scalars = (
+    luau_scalars
+    | st.none()
+    | st.integers(-(1 << 63), (1 << 63) - 1)
+    | st.integers(0, (1 << 64) - 1).map(UnsignedInteger)
+    | st.builds(Interval, st.integers(-(1 << 63), (1 << 63) - 1), st.integers(0, 10**9 - 1))
+    | st.just(TimeZone("Europe/London"))
+    | st.dictionaries(texts, texts, max_size=3).map(LazyStringMap)
+    | times
+    | stamps
+)
+
+
+def containers(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    pairs = (
+        st.lists(st.tuples(inner, inner), max_size=4)
+        .map(Map)
+        .filter(lambda m: not all(type(k) is str for k, _ in m.items()))
+    )
+    return st.lists(inner, max_size=4) | st.dictionaries(texts, inner, max_size=4) | pairs
+
+
+any_values = st.recursive(scalars, containers, max_leaves=20)
+luau_values = st.recursive(
+    luau_scalars,
+    lambda inner: st.lists(inner, min_size=1, max_size=4) | st.dictionaries(texts, inner, max_size=4),
+    max_leaves=20,
+)
+
+
+def same(a: Any, b: Any) -> bool:
+    """Equal in type and value, with nan equal to itself and -0.0 apart from 0.0."""
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, float):
+        return struct.pack(">d", a) == struct.pack(">d", b) or (math.isnan(a) and math.isnan(b))
+    if isinstance(a, Map):
+        return same([list(pair) for pair in a.pairs], [list(pair) for pair in b.pairs])
+    if isinstance(a, list | Vector):
+        return len(a) == len(b) and all(map(same, a, b))
+    if isinstance(a, dict):
+        return list(a) == list(b) and all(same(a[key], b[key]) for key in a)
+    return bool(a == b)
+
+
+def as_luau_has_it(value: Any) -> Any:
+    """Luau has one kind of number, one kind of empty table, and no order of keys."""
+    if isinstance(value, float) and value.is_integer() and abs(value) <= EXACT and math.copysign(1, value) > 0:
+        return int(value)
+    if isinstance(value, float) and value.is_integer() and 0 < abs(value) <= EXACT:
+        return int(value)
+    if isinstance(value, list):
+        return [as_luau_has_it(item) for item in value]
+    if type(value) is dict:
+        return {key: as_luau_has_it(value[key]) for key in sorted(value)}
+    return value
+
+
+def sorted_keys(value: Any) -> Any:
+    if isinstance(value, list):
+        return [sorted_keys(item) for item in value]
+    if type(value) is dict:
+        return {key: sorted_keys(value[key]) for key in sorted(value)}
+    return value
+
+
+@settings(max_examples=300, deadline=None)
+@given(any_values)
+def test_both_forms_hold_the_same_values(value):
+    assert same(values.unpack(values.pack(value)), value)
+    tagged = orjson.loads(orjson.dumps(values.to_tagged_json(value), option=orjson.OPT_PASSTHROUGH_SUBCLASS))
+    assert same(values.from_tagged_json(tagged), value)
+
+
+@settings(max_examples=100, deadline=None)
+@given(any_values)
+def test_forms_are_canonical(value):
+    """Packing what was unpacked gives the same bytes, so that either side may compare them."""
+    packed = values.pack(value)
+    assert values.pack(values.unpack(packed)) == packed
+
+
+def through_luau(engine: Any, packed: bytes) -> TemplateResult:
+    """What comes of a script that returns what a host call gave it."""
+    engine.submit_script(1, next(numbers_used), "script", b"return ((...).KV:get('k', {'s'}))", "Test", b"{}")
+    while True:
+        assert select.select([engine.fileno()], [], [], 20)[0]
+        for kind, _, number, payload in engine.drain():
+            if kind == _native.RESULT:
+                return DispatchResult(payload).templates[0]
+            engine.answer(number, b"\x91" + packed)
+
+
+numbers_used = itertools.count(1)
+
+
+def test_a_value_comes_back_from_luau_unchanged(make):
+    engine = make().engine
+
+    @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(luau_values)
+    def check(value):
+        done = through_luau(engine, values.pack([value]))
+        assert done.outcome is Outcome.OK, done
+        (again,) = done.value
+        assert same(sorted_keys(again), as_luau_has_it(value)), (again, value)
+
+    check()
+
+
+@pytest.mark.parametrize(
+    ("value", "luau"),
+    [
+        (1 << 60, str(1 << 60)),
+        (-(1 << 63), str(-(1 << 63))),
+        (UnsignedInteger((1 << 64) - 1), str((1 << 64) - 1)),
+        (datetime(2026, 2, 27, 6, 7, 33, 123456, tzinfo=UTC), "2026-02-27T06:07:33.123456Z"),
+        (datetime(1969, 12, 31, 23, 59, 59, tzinfo=UTC), "1969-12-31T23:59:59Z"),
+        (TimeZone("Europe/London"), "Europe/London"),
+        (timedelta(seconds=-1.5), -1.5),
+        (LazyStringMap(a="b"), {"a": "b"}),
+        ([1, None, 3], {1: 1, 3: 3}),
+        ({"a": None}, {}),
+        (Map([(2, "a"), (True, "b"), (2.5, "c")]), {2: "a", True: "b", 2.5: "c"}),
+    ],
+)
+def test_what_luau_makes_of_types_it_lacks(make, value, luau):
+    """Until they have Luau types: large integers and times are text, which is exact; an absent item stays absent."""
+    got = through_luau(make().engine, values.pack([value])).value[0]
+    assert (dict(got.items()) if isinstance(got, Map) else got) == luau
+
+
+@pytest.mark.parametrize(
+    ("returned", "complaint"),
+    [
+        ("print", None),
+        ("function() end", "a function cannot leave"),
+        ("coroutine.create(function() end)", "a thread cannot leave"),
+        ("newproxy()", "a userdata cannot leave"),
+        ("{1, 2, x = 3}", "mixes list items and named fields"),
+        ("(function() local t = {} t.t = t return t end)()", "nested deeper than 64"),
+        ("table.create(100001, 1)", "100,000 parts"),
+        ("buffer.create(5000000)", "4 MiB"),
+        ("{('x'):rep(3000000), ('y'):rep(3000000)}", "4 MiB"),
+    ],
+)
+def test_what_cannot_leave_is_refused(make, returned, complaint):
+    driver = make()
+    done = driver.done(driver.script(f"return {returned}"))
+    if complaint is None:
+        assert done.value is None
+    else:
+        assert done.outcome is Outcome.SCRIPT_ERROR
+        assert complaint in done.error
+
+
+def test_metamethods_are_not_invoked(driver):
+    source = "return setmetatable({a = 1}, {__index = error, __iter = error, __len = error, __pairs = error})"
+    assert driver.ok(source) == {"a": 1}
+
+
+def test_a_list_with_holes_keeps_its_places(driver):
+    assert driver.ok("return {1, nil, 3}") == {1: 1, 3: 3}
+    assert driver.ok("return {[0] = 'a', [1.5] = 'b'}") == {0: "a", 1.5: "b"}
+
+
+@pytest.mark.parametrize(
+    "packed",
+    [
+        b"",
+        b"\xc1",
+        b"\xdd\xff\xff\xff\xff",
+        b"\x91",
+        b"\x01\x01",
+        b"\x81\xc0\x01",
+        b"\xd4\x03\x00",
+        b"\xc7\x01\x63\x00",
+    ],
+)
+def test_bytes_that_are_no_value_are_refused(make, packed):
+    """The script that waits gets an error, whatever the host sends."""
+    driver = make()
+    done = through_luau(driver.engine, packed)
+    assert done.outcome is Outcome.SCRIPT_ERROR
+    assert driver.ok("return 1") == 1
+
+
+@pytest.mark.parametrize(
+    "tagged",
+    [
+        None,
+        1,
+        "null",
+        {},
+        {"Text": 1},
+        {"Text": "a", "Integer": 1},
+        {"Integer": True},
+        {"Integer": 1.5},
+        {"Integer": 1 << 63},
+        {"UnsignedInteger": -1},
+        {"Buffer": [256]},
+        {"Buffer": "AA=="},
+        {"Vector": [1, 2]},
+        {"Map": [[{"Text": "a"}]]},
+        {"Map": [[{"Text": "a"}, "Null"], [{"Text": "a"}, "Null"]]},
+        {"Timestamptz": "yesterday"},
+        {"Timestamptz": "2026-02-27T06:07:33"},
+        {"Interval": [1]},
+        {"Unknown": 1},
+    ],
+)
+def test_json_that_is_no_tagged_value_is_refused(tagged):
+    with pytest.raises(ValueError):
+        values.from_tagged_json(tagged)
+
+
+def test_depth_is_bounded_in_both_forms():
+    deep: Any = []
+    for _ in range(70):
+        deep = [deep]
+    with pytest.raises(ValueError):
+        values.to_tagged_json(deep)
+    tagged: Any = {"List": []}
+    for _ in range(70):
+        tagged = {"List": [tagged]}
+    with pytest.raises(ValueError):
+        values.from_tagged_json(tagged)
+
+
+def test_times_with_offsets_are_converted():
+    assert values.from_tagged_json({"Timestamptz": "2026-02-27T07:07:33.5+01:00"}) == datetime(
+        2026, 2, 27, 6, 7, 33, 500_000, tzinfo=UTC
+    )
+
+
+@pytest.mark.parametrize("value", [object(), {1, 2}, 1 << 64, -(1 << 63) - 1, "\ud800", datetime(2026, 1, 1)])
+def test_what_is_no_value_is_not_packed(value):
+    with pytest.raises(ValueError):
+        values.pack(value)
