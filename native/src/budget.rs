@@ -8,6 +8,8 @@ use crate::limits::{BUDGET_TEXT, MEMORY_BUDGET};
 use crate::request::End;
 use crate::tenant::EVENTS;
 
+/// What an empty VM holds, about.
+const VM_BYTES: usize = 512 << 10;
 /// Under pressure that cannot be relieved, look again this much later.
 const PAUSE: Duration = Duration::from_millis(5);
 /// This part of the budget is freed beyond what is wanted, if idle VMs hold it.
@@ -61,5 +63,24 @@ impl Engine {
 
     fn held(&self) -> usize {
         self.shared.stats.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Whether a new VM may be made, after making room for it if need be.
+    pub fn has_room(&mut self) -> bool {
+        let budget = self.limits.memory_budget_bytes;
+        if budget == 0 {
+            return true;
+        }
+        if !self.fits(budget) {
+            self.make_room(VM_BYTES);
+        }
+        self.fits(budget)
+    }
+
+    /// Whether one more VM fits. What is being closed counts only once it is much: the reaper needs its time.
+    fn fits(&self, budget: usize) -> bool {
+        let stats = &self.shared.stats;
+        let closing = stats.closing_bytes.load(Ordering::Relaxed);
+        stats.bytes.load(Ordering::Relaxed) + VM_BYTES <= budget && closing <= budget / 4
     }
 }

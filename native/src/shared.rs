@@ -1,6 +1,6 @@
 //! What the Python side, the VM thread, the timer thread and the watchdog share.
 
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crossbeam_queue::SegQueue;
@@ -11,6 +11,7 @@ use crate::pack;
 use crate::preempt;
 use crate::program::Program;
 use crate::request::Arrival;
+use crate::stats::Stats;
 use crate::timer::Timer;
 
 pub enum In {
@@ -42,50 +43,6 @@ pub struct Out {
 
 /// Results per wake-up of the Python side, at most.
 const BATCH: u32 = 16;
-
-#[derive(Default)]
-pub struct Stats {
-    pub vms: AtomicUsize,
-    pub slices: AtomicU64,
-    pub preempted: AtomicU64,
-    pub bytes: AtomicUsize,
-    pub events: AtomicU64,
-    pub evicted: AtomicU64,
-    pub replaced: AtomicU64,
-    pub queued: AtomicUsize,
-    pub shed: AtomicU64,
-    pub logs_dropped: AtomicU64,
-    /// VMs that wait for the reaper, and what they hold.
-    pub closing: AtomicUsize,
-    pub closing_bytes: AtomicUsize,
-}
-
-impl Stats {
-    /// For Python, by name.
-    pub fn all(&self) -> [(&'static str, u64); 12] {
-        let big = |n: &AtomicU64| n.load(Ordering::Relaxed);
-        let size = |n: &AtomicUsize| n.load(Ordering::Relaxed) as u64;
-        [
-            ("vms", size(&self.vms).saturating_sub(size(&self.closing))),
-            ("slices", big(&self.slices)),
-            ("preempted", big(&self.preempted)),
-            ("bytes", size(&self.bytes)),
-            ("events", big(&self.events)),
-            ("evicted", big(&self.evicted)),
-            ("replaced", big(&self.replaced)),
-            ("queued", size(&self.queued)),
-            ("shed", big(&self.shed)),
-            ("logs_dropped", big(&self.logs_dropped)),
-            ("closing", size(&self.closing)),
-            ("closing_bytes", size(&self.closing_bytes)),
-        ]
-    }
-
-    /// For counters that only the VM thread writes: cheaper than a locked addition.
-    pub fn add(counter: &AtomicU64, n: u64) {
-        counter.store(counter.load(Ordering::Relaxed) + n, Ordering::Relaxed);
-    }
-}
 
 pub struct Shared {
     pub inbox: SegQueue<In>,

@@ -48,6 +48,10 @@ def run(config: Config, options: ServeOptions) -> int:
     Raises:
         ConfigError and its kinds: what the operator must change; each has its own exit code.
     """
+    if options.worker_db == "direct":
+        raise ConfigError(
+            "--worker-db direct is not available yet", hint="workers reach the database through the master"
+        )
     fork_server = None if options.worker_type == "threadpool" else ForkServer.start()
     postgres: EmbeddedPostgres | None = None
     try:

@@ -7,6 +7,8 @@ and after everything that needs them: what is imported and read later must be re
 from __future__ import annotations
 
 import asyncio
+import ctypes
+import gc
 import logging
 import os
 import platform
@@ -161,6 +163,9 @@ class _Process:
         try:
             await self._worker.start()
             self._started = True
+            # What starting left behind: 0.4 MB of an idle worker.
+            gc.collect()
+            ctypes.CDLL(None).malloc_trim(0)
             self._tell_ready()
             if self._shards is not None:
                 self._shards.start()

@@ -105,7 +105,9 @@ def test_second_sigterm_ends_at_once() -> None:
     guild = 8 << 22
     with serving("--worker-type", "processpool", "--process-workers", "1") as server:
         server.put(guild, "slow", "return { MESSAGE = function() task.wait(30) end }\n")
-        status, _ = server.call("POST", "/test/event", {"type": "MESSAGE_CREATE", "guild_id": str(guild), "wait": False})
+        status, _ = server.call(
+            "POST", "/test/event", {"type": "MESSAGE_CREATE", "guild_id": str(guild), "wait": False}
+        )
         assert status < 300
         below = [*server.workers().values()]
         server.process.send_signal(signal.SIGTERM)

@@ -27,9 +27,9 @@ def test_title_is_found_by_the_documented_pgrep():
 
 
 def test_wrong_token_is_one_line_and_its_own_exit_code():
-    with serving(
-        "--worker-type", "processpool", "--process-workers", "1", env={"TW_ADDRS_MESOPHYLL_SERVER": "127.0.0.1:39417"}
-    ):
+    address = f"127.0.0.1:{free_port()}"
+    pool = ["--worker-type", "processpool", "--process-workers", "1"]
+    with serving(*pool, env={"TW_ADDRS_MESOPHYLL_SERVER": address}):
         done = by_hand(f"ws://{address}/", "wrong")
     assert done.returncode == 6
     assert "token" in done.stderr

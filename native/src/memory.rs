@@ -1,0 +1,77 @@
+//! How a VM stays below its memory limit, and how it is noticed that it did not.
+//!
+//! SAFETY, for the whole file: as in `vm.rs`.
+
+use std::ffi::{c_int, c_void};
+use std::ptr;
+
+use mlua::ffi::{self, lua_State};
+
+use crate::vm::Vm;
+use crate::{sandbox, scheduler};
+
+/// mlua's own record of a VM's allocator, at the pinned version; `Vm::new` checks it.
+#[repr(C)]
+struct Allocator {
+    used: isize,
+    limit: isize,
+    ignore_limit: bool,
+    limit_reached: bool,
+}
+
+unsafe fn allocator<'a>(state: *mut lua_State) -> &'a Allocator {
+    let mut data: *mut c_void = ptr::null_mut();
+    // SAFETY: mlua gives each state such a record.
+    unsafe {
+        ffi::lua_getallocf(state, &raw mut data);
+        &*data.cast::<Allocator>()
+    }
+}
+
+/// Luau calls this before a `pcall` takes an error. An out-of-memory that a script catches still costs the VM.
+pub unsafe extern "C-unwind" fn on_protected_error(state: *mut lua_State) {
+    if let Some(vm) = scheduler::current() {
+        // SAFETY: the running state of this VM.
+        let reached = unsafe { allocator(state).limit_reached };
+        vm.dead.set(vm.dead.get() || reached);
+    }
+}
+
+/// Whether mlua keeps that record as we read it.
+pub unsafe fn is_as_expected(state: *mut lua_State, used: usize, limit: usize) -> bool {
+    // SAFETY: by the caller, a state that mlua has made.
+    let record = unsafe { allocator(state) };
+    record.used == used as isize && record.limit == limit as isize
+}
+
+impl Vm {
+    /// Collects lazily while there is room, eagerly when live data and garbage could meet the limit. At the limit the
+    /// garbage goes at once, since Luau does not collect when an allocation fails; what is full then is lost.
+    pub fn look_after_memory(&self) {
+        let (used, limit) = (self.used_bytes(), self.limits.vm_memory_bytes);
+        let roomy = used * 4 < limit;
+        let was_roomy = self.roomy.replace(roomy);
+        // SAFETY: sets a number.
+        unsafe { ffi::lua_gc(self.main, ffi::LUA_GCSETGOAL, if roomy { sandbox::GC_GOAL_ROOMY } else { sandbox::GC_GOAL }) };
+        if was_roomy && !roomy {
+            // The goal counts from the next cycle on: begin it now, the last one may have set the threshold far too high.
+            self.collect(ffi::LUA_GCSTEP, 1);
+        }
+        if used > limit / 16 * 15 && !self.dead.get() {
+            self.collect(ffi::LUA_GCCOLLECT, 0);
+            self.dead.set(self.dead.get() || self.used_bytes() > limit / 16 * 15);
+        }
+    }
+
+    /// A collection runs no script code, but may need memory to shrink its own tables.
+    fn collect(&self, what: c_int, data: c_int) {
+        let status = self.protect(&mut |state| {
+            // SAFETY: inside `protect`.
+            unsafe { ffi::lua_gc(state, what, data) };
+            0
+        });
+        if status != ffi::LUA_OK {
+            self.take_text();
+        }
+    }
+}
