@@ -67,6 +67,7 @@ impl Handle {
         }
         self.shared.inbox.push(item);
         self.vm_thread.unpark();
+        self.shared.hurry();
         // The thread may have taken its last look at the inbox before the push.
         fence(Ordering::SeqCst);
         if self.shared.state.load(Ordering::SeqCst) >= CLOSED {

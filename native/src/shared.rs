@@ -186,6 +186,20 @@ impl Shared {
         }
     }
 
+    /// Work has arrived: a slice that runs may have to end for it.
+    pub fn hurry(&self) {
+        if self.turn.load(Ordering::Relaxed) % 2 == 1 {
+            self.timer.hurry();
+        }
+    }
+
+    /// Between two tasks of a slice: what the timer would do at its next tick, if that is far away.
+    pub fn flush_if_slow(&self) {
+        if self.timer.is_slow() {
+            self.flush();
+        }
+    }
+
     pub fn push(&self, out: Out) {
         self.outbox.push(out);
         if self.unsent.fetch_add(1, Ordering::Release) + 1 >= BATCH {
@@ -218,6 +232,12 @@ impl Shared {
     }
 
     // ---- the timer thread's side --------------------------------------------------------------------
+
+    /// The slice that ran at the last tick still runs.
+    pub fn lasts(&self) -> bool {
+        let turn = self.turn.load(Ordering::SeqCst);
+        turn % 2 == 1 && turn == self.seen.load(Ordering::Relaxed)
+    }
 
     /// A slice has begun or ended since the last tick.
     pub fn has_moved(&self) -> bool {
