@@ -128,7 +128,12 @@ class Engine:
         """All that came out so far: ``(kind, tenant, id, payload)``."""
 
     def stats(self) -> dict[str, int]:
-        """``vms, slices, preempted, bytes, events, evicted, replaced, queued``."""
+        """Counters and levels by name.
+
+        ``vms`` (alive), ``bytes`` (held by them), ``queued`` (requests without an answer), ``closing`` and ``closing_bytes``
+        (VMs that wait to be closed, elsewhere), and since the start ``slices, preempted, events, evicted, replaced, shed,
+        logs_dropped``.
+        """
 
     def close(self) -> None:
         """Ends the thread and waits for it with the GIL released. What is pending gets FAILED, which `drain` still gives."""
