@@ -63,7 +63,8 @@ def program(*templates: tuple[str, str] | tuple[str, str, list[str]]) -> bytes:
     items = []
     for name, source, *events in templates:
         items.append([name, "init", {"init.luau": source}, events[0] if events else ["*"], ["*"]])
-    return msgpack.packb(items)
+    packed: bytes = msgpack.packb(items)
+    return packed
 
 
 def decode(payload: bytes) -> Done:
