@@ -5,7 +5,7 @@
 //! touch follows from the thread, so an object that another template handed over answers to its own isolate only.
 
 use std::cell::{Cell, RefCell};
-use std::ffi::{CStr, CString, c_int, c_void};
+use std::ffi::{CStr, c_int, c_void};
 use std::ptr;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,10 +16,9 @@ use rustc_hash::FxHashMap;
 
 use crate::context::{self, EventInfo};
 use crate::event;
-use crate::json::{bytes_at, push_str};
+use crate::json::push_str;
+use crate::modules::{self, chunk_name, push_chunk, push_native};
 use crate::program::{self, Source, SyntaxError, Template};
-use crate::require;
-use crate::thread::is_ended;
 
 /// Userdata tags of this crate start here; mlua and others stay below.
 pub const TAG_ISOLATE: c_int = 20;
@@ -139,7 +138,7 @@ pub unsafe fn current<'a>(state: *mut lua_State) -> Option<&'a Core> {
     }
 }
 
-unsafe fn core_at<'a>(state: *mut lua_State, index: c_int) -> Option<&'a Core> {
+pub unsafe fn core_at<'a>(state: *mut lua_State, index: c_int) -> Option<&'a Core> {
     unsafe {
         let data = ffi::lua_touserdatatagged(state, index, TAG_ISOLATE) as *const *const Core;
         if data.is_null() { None } else { (*data).as_ref() }
@@ -201,14 +200,14 @@ impl Isolate {
             ffi::lua_setsafeenv(state, globals, 1);
             ffi::lua_pushvalue(state, globals);
             ffi::lua_rawsetfield(state, globals, c"_G".as_ptr());
-            push_native(state, record, globals, loadstring, c"loadstring");
+            push_native(state, record, globals, modules::loadstring, c"loadstring");
             ffi::lua_rawsetfield(state, globals, c"loadstring".as_ptr());
             ffi::lua_getfield(state, ffi::LUA_REGISTRYINDEX, BOOT_KEY.as_ptr());
-            push_native(state, record, globals, resolve, c"resolve");
-            push_native(state, record, globals, load, c"load");
-            push_native(state, record, globals, entry_path, c"entry_path");
-            push_native(state, record, globals, keep, c"keep");
-            push_native(state, record, globals, ended, c"ended");
+            push_native(state, record, globals, modules::resolve, c"resolve");
+            push_native(state, record, globals, modules::load, c"load");
+            push_native(state, record, globals, modules::entry_path, c"entry_path");
+            push_native(state, record, globals, modules::keep, c"keep");
+            push_native(state, record, globals, modules::ended, c"ended");
             ffi::lua_call(state, 5, 3);
             ffi::lua_rawseti_(state, record, slot::LOAD_ENTRY);
             ffi::lua_rawseti_(state, record, slot::RUN);
@@ -290,12 +289,6 @@ impl Isolate {
     }
 }
 
-/// A chunk's name as Luau wants it, with the mark that says how to show it.
-fn chunk_name(mark: u8, name: &[u8]) -> CString {
-    let bytes: Vec<u8> = std::iter::once(mark).chain(name.iter().copied().filter(|&b| b != 0)).collect();
-    CString::new(bytes).unwrap_or_default()
-}
-
 /// Pushes the record of an isolate, which becomes the metatable of its globals.
 unsafe fn push_record(state: *mut lua_State, globals: c_int, template: &Arc<Template>) -> Rc<Core> {
     unsafe {
@@ -347,183 +340,6 @@ unsafe fn push_handler(state: *mut lua_State, record: c_int, event: &str) -> boo
         }
         ffi::lua_settop(state, -2);
         false
-    }
-}
-
-// ---- native functions of an isolate: upvalue 1 its core, upvalue 2 its globals ------------------------------
-
-unsafe fn push_native(state: *mut lua_State, record: c_int, globals: c_int, f: ffi::lua_CFunction, name: &'static CStr) {
-    unsafe {
-        ffi::lua_rawgeti_(state, record, slot::ISOLATE);
-        ffi::lua_pushvalue(state, globals);
-        ffi::lua_pushcclosurek(state, f, name.as_ptr(), 2, None);
-    }
-}
-
-unsafe fn upvalue_core<'a>(state: *mut lua_State) -> &'a Core {
-    unsafe {
-        match core_at(state, ffi::lua_upvalueindex(1)) {
-            Some(core) => core,
-            None => ffi::luaL_error(state, c"the isolate is gone".as_ptr()),
-        }
-    }
-}
-
-/// Pushes the function of a chunk, or the text of what is wrong with it.
-unsafe fn push_chunk(state: *mut lua_State, name: &CStr, compiled: &Result<Box<[u8]>, SyntaxError>, env: c_int) -> bool {
-    unsafe {
-        match compiled {
-            Ok(code) => ffi::luau_load(state, name.as_ptr(), code.as_ptr().cast(), code.len(), env) == 0,
-            Err(e) => {
-                let name = name.to_string_lossy();
-                let shown = name.strip_prefix(['=', '@']).unwrap_or("[string]");
-                push_str(state, format!("{shown}:{}: {}", e.line, e.text).as_bytes());
-                false
-            }
-        }
-    }
-}
-
-/// `loadstring(source, chunkname?)`: text only, in the isolate's environment; nil and a message if it does not compile.
-unsafe extern "C-unwind" fn loadstring(state: *mut lua_State) -> c_int {
-    unsafe {
-        ffi::luaL_checklstring(state, 1, ptr::null_mut());
-        if ffi::lua_type(state, 2) > ffi::LUA_TNIL {
-            ffi::luaL_checklstring(state, 2, ptr::null_mut());
-        }
-        ffi::lua_settop(state, 2);
-        ffi::lua_pushvalue(state, ffi::lua_upvalueindex(2));
-        let given = bytes_at(state, 2);
-        let name = if given.is_empty() { c"=loadstring".to_owned() } else { chunk_name(given[0], &given[1..]) };
-        let done = push_chunk(state, &name, &program::compile(bytes_at(state, 1)), 3);
-        drop(name);
-        if done {
-            return 1;
-        }
-        ffi::lua_pushnil(state);
-        ffi::lua_insert(state, -2);
-        2
-    }
-}
-
-/// `load(path)`: the function of one of the template's files.
-unsafe extern "C-unwind" fn load(state: *mut lua_State) -> c_int {
-    unsafe {
-        let core = upvalue_core(state);
-        ffi::lua_settop(state, 1);
-        ffi::lua_pushvalue(state, ffi::lua_upvalueindex(2));
-        let path = bytes_at(state, 1);
-        let file = std::str::from_utf8(path).ok().and_then(|path| core.template.files.get(path.trim_start_matches('/')));
-        let done = match file {
-            Some(source) => push_chunk(state, &chunk_name(b'@', path), source.bytecode(), 2),
-            None => {
-                push_str(state, b"no module present at resolved path");
-                false
-            }
-        };
-        if !done {
-            ffi::lua_error(state);
-        }
-        1
-    }
-}
-
-/// `entry_path()`: where the template starts.
-unsafe extern "C-unwind" fn entry_path(state: *mut lua_State) -> c_int {
-    unsafe {
-        let found = require::entry(&upvalue_core(state).template);
-        push_found(state, found)
-    }
-}
-
-unsafe fn push_found(state: *mut lua_State, found: require::Found) -> c_int {
-    unsafe {
-        let done = match found {
-            Ok(path) => {
-                push_str(state, format!("/{path}").as_bytes());
-                true
-            }
-            Err(text) => {
-                push_str(state, text.as_bytes());
-                false
-            }
-        };
-        if !done {
-            ffi::lua_error(state);
-        }
-        1
-    }
-}
-
-/// `ended(thread)`: whether the thread will never go on.
-unsafe extern "C-unwind" fn ended(state: *mut lua_State) -> c_int {
-    // SAFETY: called by Luau.
-    unsafe {
-        let co = ffi::lua_tothread(state, 1);
-        let gone = !co.is_null() && (is_ended(co) || matches!(ffi::lua_costatus(state, co), ffi::LUA_COFIN | ffi::LUA_COERR));
-        ffi::lua_pushboolean(state, gone.into());
-        1
-    }
-}
-
-/// `keep(exports)`: from now on the handler is found without Luau's help.
-unsafe extern "C-unwind" fn keep(state: *mut lua_State) -> c_int {
-    unsafe {
-        ffi::lua_settop(state, 1);
-        if ffi::lua_getmetatable(state, ffi::lua_upvalueindex(2)) != 0 {
-            ffi::lua_insert(state, 1);
-            ffi::lua_rawseti_(state, 1, slot::EXPORTS);
-        }
-        0
-    }
-}
-
-/// `resolve(path)`: the absolute path of the module, that of the calling file if there is one, and the place of the call.
-unsafe extern "C-unwind" fn resolve(state: *mut lua_State) -> c_int {
-    unsafe {
-        let core = upvalue_core(state);
-        if ffi::lua_type(state, 1) != ffi::LUA_TSTRING {
-            let name = CStr::from_ptr(ffi::luaL_typename(state, 1));
-            let text = format!("bad argument #1 to 'require' (string expected, got {})", name.to_string_lossy());
-            push_str(state, text.as_bytes());
-            drop(text);
-            ffi::lua_error(state);
-        }
-        ffi::lua_settop(state, 1);
-        let mut frame: ffi::lua_Debug = std::mem::zeroed();
-        let caller = caller_file(state, &mut frame);
-        let requirer = caller.map(|source| &source[1..]).unwrap_or_default();
-        let found = {
-            let path = String::from_utf8_lossy(bytes_at(state, 1));
-            require::resolve(&core.template, requirer, &path)
-        };
-        push_found(state, found);
-        match caller {
-            Some(source) => {
-                push_str(state, source.as_bytes());
-                push_str(state, format!("{source}:{}", frame.currentline).as_bytes());
-            }
-            None => {
-                ffi::lua_pushnil(state);
-                push_str(state, b"a chunk without a file");
-            }
-        }
-        3
-    }
-}
-
-/// The file, with its leading slash, of the nearest Luau function that is one of the template's.
-unsafe fn caller_file<'a>(state: *mut lua_State, frame: &mut ffi::lua_Debug) -> Option<&'a str> {
-    unsafe {
-        let mut level = 1;
-        while ffi::lua_getinfo(state, level, c"sl".as_ptr(), frame) != 0 {
-            let source = CStr::from_ptr(frame.source).to_bytes();
-            if source.starts_with(b"@/") {
-                return std::str::from_utf8(&source[1..]).ok();
-            }
-            level += 1;
-        }
-        None
     }
 }
 
