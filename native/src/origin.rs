@@ -118,11 +118,16 @@ impl Vm {
         };
         let held = Rc::new(Held { template: template.clone(), isolate });
         self.isolates.borrow_mut().push(held.clone());
+        self.unnamed_isolates.set(true);
         Ok(held)
     }
 
     /// Lets go of isolates that no thread uses and that the tenant's program does not name any more.
     pub fn release_isolates(&self) {
+        // Set when an isolate is made or the program changes, and as long as an isolate that is not named is in use.
+        if !self.unnamed_isolates.replace(false) {
+            return;
+        }
         let program = self.program.borrow();
         let named = |template: &Arc<Template>| {
             let own = program.iter().flat_map(|program| program.templates.iter());
@@ -131,7 +136,10 @@ impl Vm {
         let mut isolates = self.isolates.borrow_mut();
         let mut at = 0;
         while let Some(held) = isolates.get(at) {
-            if Rc::strong_count(held) > 1 || named(&held.template) {
+            if named(&held.template) {
+                at += 1;
+            } else if Rc::strong_count(held) > 1 {
+                self.unnamed_isolates.set(true);
                 at += 1;
             } else if let Ok(held) = Rc::try_unwrap(isolates.swap_remove(at)) {
                 // SAFETY: nothing of the isolate runs or is about to.
