@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -71,7 +72,9 @@ async def in_a_process(source: str) -> AsyncIterator[Bench]:
 
     services = Services(1, db=_database(source), cursors=None, slots=None, forwarder=None)
     server = MesophyllServer({**services.handlers(), Kind.READY: is_ready}, on_lost=lambda link, _: handle.detach(link))
-    address, token = await server.start(), new_token()
+    folder = tempfile.TemporaryDirectory()
+    # A UNIX socket, as the master has by default (main/claims.py).
+    address, token = await server.start(f"unix:{folder.name}/mesophyll.sock"), new_token()
     await server.expect(0, 1, token)
     told = msgspec.msgpack.encode(msgspec.structs.replace(SPEC, epoch=1, mesophyll=address))
     child = await asyncio.create_subprocess_exec(
@@ -85,3 +88,4 @@ async def in_a_process(source: str) -> AsyncIterator[Bench]:
         child.kill()
         await child.wait()
         await server.close()
+        folder.cleanup()

@@ -105,7 +105,7 @@ class Addrs(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     mesophyll_server: Annotated[
         str,
         _text(
-            "Where the master listens for its workers. Empty: loopback, any free port.", f"^$|{_ADDRESS}", _ADDRESS_TEXT
+            "Where the master listens for its workers. Empty: a UNIX socket of its own.", f"^$|{_ADDRESS}", _ADDRESS_TEXT
         ),
     ] = ""
 

@@ -20,7 +20,7 @@ from pytw.api import ApiContext, ApiServer
 from pytw.config import Config, control_socket, without_password
 from pytw.errors import ConfigError, DatabaseUnreachable, PytwError
 from pytw.main import banner
-from pytw.main.claims import DataDir, bind
+from pytw.main.claims import DataDir, bind, mesophyll_address
 from pytw.main.console import PORT as CONSOLE_PORT
 from pytw.main.console import console
 from pytw.main.database import open_database, start_embedded
@@ -134,7 +134,16 @@ class _Master:
         if warning := options.thread_warning(topology.workers):
             log.warning("%s", warning)
         self._workers = workers = Workers(
-            Surroundings(config, options, topology, upstream, stores, self._fork_server, self._crash_loop)
+            Surroundings(
+                config,
+                options,
+                topology,
+                upstream,
+                stores,
+                self._fork_server,
+                config.addrs.mesophyll_server or mesophyll_address(self._data_dir),
+                self._crash_loop,
+            )
         )
         stack.push_async_callback(workers.close)
         self._health = health = Health(workers, database, mock_url=mock_url)

@@ -43,6 +43,8 @@ class Surroundings:
     upstream: Upstream
     stores: Stores
     fork_server: ForkServer | None
+    #: Where worker processes find this master: ``HOST:PORT``, ``unix:PATH``, or empty for any port on loopback.
+    mesophyll: str
     #: Hears of a worker that has failed ten times in a row.
     on_crash_loop: Callable[[int], None]
 
@@ -116,7 +118,7 @@ class Workers:
             self._server = self._processes.server = MesophyllServer(
                 {**services.handlers(), **self._processes.handlers()}, on_lost=self._processes.link_lost
             )
-            await self._server.start(around.config.addrs.mesophyll_server)
+            await self._server.start(around.mesophyll)
             self.supervisor.start()
         if self._threads.members:
             start_watchdog(deaf_ms=DEAF_MS, exit_on_deaf=around.options.exit_on_deaf_thread)
