@@ -25,6 +25,7 @@ class Turns:
         self._total = total
         self._waiting_max = waiting_max
         self._running = 0
+        self._starting = False
         self._running_of: dict[int, int] = {}
         self._waiting: OrderedDict[int, deque[Callable[[], None]]] = OrderedDict()
 
@@ -49,6 +50,15 @@ class Turns:
             self._running_of[tenant] = left
         else:
             del self._running_of[tenant]
+        if not self._starting:
+            self._starting = True
+            try:
+                self._start_next()
+            finally:
+                self._starting = False
+
+    def _start_next(self) -> None:
+        # What was given up says `done` as it is started, any number of times in a row: in this loop, not one in another.
         while self._running < self._total:
             ready = next((tenant for tenant in self._waiting if self._free(tenant)), None)
             if ready is None:

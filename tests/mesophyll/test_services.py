@@ -294,3 +294,16 @@ def test_turns_go_round_robin_and_stay_within_their_bounds() -> None:
     for tenant in (1, 3, 2):
         turns.done(tenant)
     assert sorted(started) == [1, 1, 1, 1, 1, 2, 2, 3, 3]
+
+
+def test_turns_outlast_any_number_that_were_given_up() -> None:
+    turns, started = Turns(per_tenant=1, total=1, waiting_max=5_000), []
+    turns.submit(1, lambda: None)
+    for _ in range(5_000):
+        turns.submit(2, lambda: turns.done(2))
+    turns.submit(3, lambda: started.append(3))
+    turns.done(1)
+    assert started == [3]
+    turns.done(3)
+    turns.submit(2, lambda: started.append(2))
+    assert started == [3, 2]
