@@ -8,7 +8,7 @@ FACES  := pytw._native $(subst /,.,$(basename $(shell find pytw -name '*.pyx')))
 SOURCES := pyproject.toml Cargo.toml Cargo.lock native/Cargo.toml $(shell find native/src native/build pytw \
              -name '*.rs' -o -name '*.pyx' -o -name '*.pxd' -o -name backend.py)
 
-.PHONY: help setup build test test-fast lint fmt types bench run docs ci
+.PHONY: help setup build test test-asserts test-fast lint fmt types bench run docs ci
 .DELETE_ON_ERROR:
 
 help:            ## this list
@@ -31,6 +31,12 @@ $(BUILT): $(SOURCES)
 test: $(BUILT)   ## all tests
 	cargo test --release --locked --lib -q
 	$(BIN)/python -m pytest tests -q
+
+test-asserts: $(BUILT) ## the engine's tests with Luau's own assertions, which .cargo/config.toml leaves out
+	LUAU_CXXFLAGS= cargo build --release --locked -q -p pytw-native --target-dir target/asserts
+	rm -rf target/asserts/tree && mkdir target/asserts/tree && cp -r pytw tests pyproject.toml target/asserts/tree
+	cp target/asserts/release/lib_native.so target/asserts/tree/pytw/$$(basename pytw/_native.*.so)
+	cd target/asserts/tree && PYTHONPATH=$$PWD $(CURDIR)/$(BIN)/python -m pytest tests/native -q
 
 test-fast: $(BUILT) ## tests that take less than five seconds each
 	$(BIN)/python -m pytest tests -q -m 'not slow'
