@@ -28,7 +28,9 @@ class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     unbreakable_ms: Annotated[
         int,
         Meta(
-            ge=1, le=1_000, description="Longest stretch that cannot be preempted (comparators, metamethods, patterns)."
+            ge=1,
+            le=1_000,
+            description="CPU time of a stretch that cannot be preempted (comparators, metamethods, patterns).",
         ),
     ] = 50
     slice_ms: Annotated[int, Meta(ge=1, le=50, description="Longest turn of a tenant while nobody waits.")] = 5

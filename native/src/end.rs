@@ -42,10 +42,7 @@ impl Vm {
                 _ => {
                     let name = self.origin(co).map_or_else(String::new, |o| o.held.template.name.to_string());
                     let text = errors::with_traceback(co, &name);
-                    match self.capped.get() && text.contains(limits::UNBREAKABLE_TEXT) {
-                        true => End::Limit(limits::UNBREAKABLE, text),
-                        false => End::Error(text),
-                    }
+                    self.raised(text)
                 }
             };
             self.end_part(request, part, end);
@@ -61,15 +58,24 @@ impl Vm {
             ffi::lua_settop(co, 1);
             ffi::lua_xmove(co, state, 1);
             complaint = match self.is_check {
-                true => check::encode_keys(state, 1, &mut out).err(),
+                true => check::encode_keys(state, 1, &mut out).map_err(value::Refusal::from).err(),
                 false => value::encode(state, 1, &mut out).err(),
             };
             0
         });
         match (status, complaint) {
             (ffi::LUA_OK, None) => End::Ok(out),
-            (ffi::LUA_OK, Some(text)) => End::Error(text),
+            (ffi::LUA_OK, Some(value::Refusal { limit: Some(limit), text })) => End::Limit(limit, text.into()),
+            (ffi::LUA_OK, Some(refusal)) => End::Error(refusal.text.into()),
             _ => self.failure(status),
+        }
+    }
+
+    /// What an error that nobody caught means: the breach of a limit, if it is about the last one.
+    pub fn raised(&self, text: String) -> End {
+        match self.breach.get() {
+            Some(limit) if limits::names(&text, limit) => End::Limit(limit, text),
+            _ => End::Error(text),
         }
     }
 
@@ -126,6 +132,7 @@ impl Vm {
         // SAFETY: the thread is alive until its slot is given back, and marked before that.
         unsafe {
             set_ended(main);
+            self.tell(main);
             found.held.release(self.main);
         }
         true
@@ -196,6 +203,8 @@ impl Vm {
                 wake => kept.push_back(wake),
             }
         }
+        // Dropped runs may have woken others meanwhile.
+        kept.append(&mut self.ready.borrow_mut());
         self.ready.replace(kept);
     }
 

@@ -208,7 +208,9 @@ impl Isolate {
             push_native(state, record, globals, modules::entry_path, c"entry_path");
             push_native(state, record, globals, modules::keep, c"keep");
             push_native(state, record, globals, modules::ended, c"ended");
-            ffi::lua_call(state, 5, 3);
+            push_native(state, record, globals, modules::await_thread, c"await");
+            push_native(state, record, globals, modules::tell, c"tell");
+            ffi::lua_call(state, 7, 3);
             ffi::lua_rawseti_(state, record, slot::LOAD_ENTRY);
             ffi::lua_rawseti_(state, record, slot::RUN);
             ffi::lua_rawsetfield(state, globals, c"require".as_ptr());

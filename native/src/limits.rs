@@ -28,13 +28,21 @@ pub struct Limits {
 pub const CPU: &str = "cpu";
 pub const MEMORY: &str = "memory";
 pub const UNBREAKABLE: &str = "unbreakable";
+pub const DEPTH: &str = "depth";
+pub const SIZE: &str = "size";
+pub const CALLS: &str = "calls";
 pub const QUEUE: &str = "queue";
 pub const MEMORY_BUDGET: &str = "memory_budget";
 
 pub const CPU_TEXT: &str = "CPU limit exceeded";
 pub const MEMORY_TEXT: &str = "memory limit exceeded; the VM was replaced";
 pub const BUDGET_TEXT: &str = "the worker is short of memory; the VM was replaced";
-pub const UNBREAKABLE_TEXT: &str = "a metamethod or callback ran too long";
+
+/// Whether an error's text is about a breach of this limit. Scripts can catch such an error, and see the name and the
+/// value of the limit in it.
+pub fn names(text: &str, limit: &str) -> bool {
+    text.contains(&format!("(limit: {limit})"))
+}
 
 /// What the end of a text that was cut says.
 const CUT: &str = "... (cut)";

@@ -11,7 +11,8 @@ use crate::isolate::{Core, core_at, slot};
 use crate::json::{bytes_at, push_str};
 use crate::program::{self, SyntaxError};
 use crate::require;
-use crate::thread::is_ended;
+use crate::scheduler;
+use crate::thread::{ThreadRef, is_ended};
 
 /// A chunk's name as Luau wants it, with the mark that says how to show it.
 pub fn chunk_name(mark: u8, name: &[u8]) -> CString {
@@ -42,6 +43,9 @@ pub unsafe fn push_chunk(state: *mut lua_State, name: &CStr, compiled: &Result<B
         match compiled {
             Ok(code) => ffi::luau_load(state, name.as_ptr(), code.as_ptr().cast(), code.len(), env) == 0,
             Err(e) => {
+                if let (Some(vm), true) = (scheduler::current(), e.limit.is_some()) {
+                    vm.breach.set(e.limit);
+                }
                 let name = name.to_string_lossy();
                 let shown = name.strip_prefix(['=', '@']).unwrap_or("[string]");
                 push_str(state, format!("{shown}:{}: {}", e.line, e.text).as_bytes());
@@ -130,6 +134,30 @@ pub unsafe extern "C-unwind" fn ended(state: *mut lua_State) -> c_int {
         let gone = !co.is_null() && (is_ended(co) || matches!(ffi::lua_costatus(state, co), ffi::LUA_COFIN | ffi::LUA_COERR));
         ffi::lua_pushboolean(state, gone.into());
         1
+    }
+}
+
+/// `await(thread)`: waits until the thread says `tell`, or is ended from outside.
+pub unsafe extern "C-unwind" fn await_thread(state: *mut lua_State) -> c_int {
+    // SAFETY: called by Luau, for boot.luau, which asks first whether it can yield.
+    unsafe {
+        let awaited = ffi::lua_tothread(state, 1);
+        let vm = scheduler::vm();
+        if let Some(text) = vm.cannot_wait(false) {
+            scheduler::raise(state, text);
+        }
+        ffi::lua_settop(state, 0);
+        vm.await_thread(awaited, ThreadRef::running(state));
+        ffi::lua_yield(state, 0)
+    }
+}
+
+/// `tell(thread)`: wakes who awaits the thread.
+pub unsafe extern "C-unwind" fn tell(state: *mut lua_State) -> c_int {
+    // SAFETY: called by Luau.
+    unsafe {
+        scheduler::vm().tell(ffi::lua_tothread(state, 1));
+        0
     }
 }
 

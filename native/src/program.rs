@@ -7,6 +7,7 @@ use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError, Weak};
 use mlua::ffi;
 use rustc_hash::FxHashMap;
 
+use crate::limits;
 use crate::msgpack::Reader;
 
 /// The name of the template that comes first for every tenant.
@@ -29,6 +30,8 @@ pub fn set_source_bytes_max(bytes: usize) {
 pub struct SyntaxError {
     pub line: u32,
     pub text: String,
+    /// The limit that is breached, if that is the complaint.
+    pub limit: Option<&'static str>,
 }
 
 /// The text of one file and, once somebody has needed it, its bytecode.
@@ -82,7 +85,8 @@ impl Pool {
 pub fn compile(text: &[u8]) -> Result<Box<[u8]>, SyntaxError> {
     let max = source_bytes_max();
     if text.len() > max {
-        return Err(SyntaxError { line: 1, text: format!("the source has {} bytes, more than the {max} allowed", text.len()) });
+        let text = format!("the source has {} bytes, more than the {max} allowed (limit: size)", text.len());
+        return Err(SyntaxError { line: 1, text, limit: Some(limits::SIZE) });
     }
     let mut options = ffi::lua_CompileOptions::default();
     options.optimizationLevel = 2;
@@ -96,7 +100,7 @@ pub fn compile(text: &[u8]) -> Result<Box<[u8]>, SyntaxError> {
     // A failed compilation is a zero byte and ":LINE: MESSAGE".
     let text = String::from_utf8_lossy(&bytecode[1..]);
     let (line, cause) = text.trim_start_matches(':').split_once(':').unwrap_or(("1", &text));
-    Err(SyntaxError { line: line.parse().unwrap_or(1), text: cause.trim().to_string() })
+    Err(SyntaxError { line: line.parse().unwrap_or(1), text: cause.trim().to_string(), limit: None })
 }
 
 /// One template of a tenant, ready to be given an isolate in any VM.

@@ -95,7 +95,7 @@ impl Vm {
         let text = self.take_text();
         match status {
             ffi::LUA_ERRMEM => End::Limit(limits::MEMORY, limits::MEMORY_TEXT.into()),
-            _ => End::Error(text),
+            _ => self.raised(text),
         }
     }
 
@@ -149,6 +149,10 @@ impl Vm {
         for co in run.threads() {
             // SAFETY: the run keeps the thread.
             unsafe { set_ended(co) };
+            match reason {
+                Some(_) => self.tell_killed(co),
+                None => self.tell(co),
+            }
             if let Some((request, part)) = self.take_main(co) {
                 reported = true;
                 self.end_part(request, part, End::Limit(limits::CPU, limits::CPU_TEXT.into()));

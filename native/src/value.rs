@@ -4,12 +4,14 @@
 //! runs here. Both directions may raise a Luau memory error and therefore run only inside protected calls; they own
 //! no memory while they call Luau.
 
+use std::borrow::Cow;
 use std::ffi::{CStr, c_int};
 
 use mlua::ffi::{self, lua_State};
 
 use crate::event;
 use crate::json::{bytes_at, push_str};
+use crate::limits;
 use crate::msgpack::{self, Item, Reader};
 
 pub const DEPTH_MAX: u32 = 64;
@@ -30,8 +32,34 @@ mod kind {
     pub const TIMESTAMP: i8 = -1;
 }
 
-const TOO_DEEP: &str = "the value is nested deeper than 64 levels, or contains itself";
-const TOO_LARGE: &str = "the value is larger than 4 MiB or 100,000 parts";
+/// Why a value does not cross.
+pub struct Refusal {
+    /// The limit that it breaches, if that is why.
+    pub limit: Option<&'static str>,
+    pub text: Cow<'static, str>,
+}
+
+impl From<String> for Refusal {
+    fn from(text: String) -> Self {
+        Refusal { limit: None, text: text.into() }
+    }
+}
+
+impl From<&'static str> for Refusal {
+    fn from(text: &'static str) -> Self {
+        Refusal { limit: None, text: text.into() }
+    }
+}
+
+type Crossed<T> = Result<T, Refusal>;
+
+const fn breach(limit: &'static str, text: &'static str) -> Refusal {
+    Refusal { limit: Some(limit), text: Cow::Borrowed(text) }
+}
+
+const TOO_DEEP: Refusal = breach(limits::DEPTH, "the value is nested deeper than 64 levels, or contains itself (limit: depth)");
+const TOO_MANY: Refusal = breach(limits::SIZE, "the value has more than 100,000 parts (limit: size)");
+const TOO_LONG: Refusal = breach(limits::SIZE, "the value is longer than 4 MiB (limit: size)");
 
 struct Budget {
     nodes: u32,
@@ -42,11 +70,11 @@ impl Budget {
         Budget { nodes: NODES_MAX }
     }
 
-    fn spend(&mut self, depth: u32) -> Result<(), String> {
+    fn spend(&mut self, depth: u32) -> Crossed<()> {
         if depth > DEPTH_MAX {
-            return Err(TOO_DEEP.into());
+            return Err(TOO_DEEP);
         }
-        self.nodes = self.nodes.checked_sub(1).ok_or(TOO_LARGE)?;
+        self.nodes = self.nodes.checked_sub(1).ok_or(TOO_MANY)?;
         Ok(())
     }
 }
@@ -54,21 +82,14 @@ impl Budget {
 // ---- Luau to msgpack ----------------------------------------------------------------------------------
 
 /// Appends the value at `index` to `out`.
-pub unsafe fn encode(state: *mut lua_State, index: c_int, out: &mut Vec<u8>) -> Result<(), String> {
+pub unsafe fn encode(state: *mut lua_State, index: c_int, out: &mut Vec<u8>) -> Crossed<()> {
     let limit = out.len() + BYTES_MAX;
     unsafe { encode_at(state, ffi::lua_absindex(state, index), out, limit, 0, &mut Budget::new()) }
 }
 
-unsafe fn encode_at(
-    state: *mut lua_State,
-    index: c_int,
-    out: &mut Vec<u8>,
-    limit: usize,
-    depth: u32,
-    budget: &mut Budget,
-) -> Result<(), String> {
+unsafe fn encode_at(state: *mut lua_State, index: c_int, out: &mut Vec<u8>, limit: usize, depth: u32, budget: &mut Budget) -> Crossed<()> {
     budget.spend(depth)?;
-    let room = |more: usize, out: &Vec<u8>| if out.len() + more > limit { Err(TOO_LARGE.to_string()) } else { Ok(()) };
+    let room = |more: usize, out: &Vec<u8>| if out.len() + more > limit { Err(TOO_LONG) } else { Ok(()) };
     room(16, out)?;
     unsafe {
         match ffi::lua_type(state, index) {
@@ -110,7 +131,7 @@ unsafe fn encode_at(
             ffi::LUA_TTABLE => encode_table(state, index, out, limit, depth, budget)?,
             other => {
                 let name = CStr::from_ptr(ffi::lua_typename(state, other));
-                return Err(format!("a {} cannot leave the script", name.to_string_lossy()));
+                return Err(format!("a {} cannot leave the script", name.to_string_lossy()).into());
             }
         }
     }
@@ -123,7 +144,7 @@ struct Shape {
     list: bool,
 }
 
-unsafe fn shape(state: *mut lua_State, index: c_int) -> Result<Shape, String> {
+unsafe fn shape(state: *mut lua_State, index: c_int) -> Crossed<Shape> {
     unsafe {
         let length = ffi::lua_objlen_(state, index);
         let (mut entries, mut items, mut named) = (0usize, 0usize, false);
@@ -142,7 +163,7 @@ unsafe fn shape(state: *mut lua_State, index: c_int) -> Result<Shape, String> {
             }
             ffi::lua_settop(state, -3);
             if entries > NODES_MAX as usize {
-                return Err(TOO_LARGE.into());
+                return Err(TOO_MANY);
             }
         }
         if items > 0 && named {
@@ -159,7 +180,7 @@ unsafe fn encode_table(
     limit: usize,
     depth: u32,
     budget: &mut Budget,
-) -> Result<(), String> {
+) -> Crossed<()> {
     unsafe {
         ffi::lua_rawcheckstack(state, 4);
         event::complete(state, index);
@@ -192,7 +213,7 @@ unsafe fn encode_table(
 
 /// Pushes the items of a list one by one, as results of a call; gives their number. On an error the stack is the
 /// caller's to reset.
-pub unsafe fn push_list(state: *mut lua_State, bytes: &[u8]) -> Result<c_int, String> {
+pub unsafe fn push_list(state: *mut lua_State, bytes: &[u8]) -> Crossed<c_int> {
     let mut reader = Reader::new(bytes);
     let mut budget = Budget::new();
     let n = reader.array()?;
@@ -205,7 +226,7 @@ pub unsafe fn push_list(state: *mut lua_State, bytes: &[u8]) -> Result<c_int, St
     if reader.is_empty() { Ok(n as c_int) } else { Err("bytes follow the value".into()) }
 }
 
-unsafe fn push_one(state: *mut lua_State, reader: &mut Reader, depth: u32, budget: &mut Budget) -> Result<(), String> {
+unsafe fn push_one(state: *mut lua_State, reader: &mut Reader, depth: u32, budget: &mut Budget) -> Crossed<()> {
     budget.spend(depth)?;
     unsafe {
         ffi::lua_rawcheckstack(state, 4);
@@ -225,7 +246,7 @@ unsafe fn push_one(state: *mut lua_State, reader: &mut Reader, depth: u32, budge
             Item::Bin(v) => push_buffer(state, v),
             Item::Array(n) => {
                 if n > budget.nodes as usize {
-                    return Err(TOO_LARGE.into());
+                    return Err(TOO_MANY);
                 }
                 ffi::lua_createtable(state, n as c_int, 0);
                 for i in 1..=n as c_int {
@@ -240,9 +261,9 @@ unsafe fn push_one(state: *mut lua_State, reader: &mut Reader, depth: u32, budge
     Ok(())
 }
 
-unsafe fn push_map(state: *mut lua_State, reader: &mut Reader, n: usize, depth: u32, budget: &mut Budget) -> Result<(), String> {
+unsafe fn push_map(state: *mut lua_State, reader: &mut Reader, n: usize, depth: u32, budget: &mut Budget) -> Crossed<()> {
     if n > budget.nodes as usize {
-        return Err(TOO_LARGE.into());
+        return Err(TOO_MANY);
     }
     unsafe {
         ffi::lua_createtable(state, 0, n as c_int);
@@ -265,7 +286,7 @@ unsafe fn push_map(state: *mut lua_State, reader: &mut Reader, n: usize, depth: 
     Ok(())
 }
 
-unsafe fn push_ext(state: *mut lua_State, kind: i8, v: &[u8], depth: u32, budget: &mut Budget) -> Result<(), String> {
+unsafe fn push_ext(state: *mut lua_State, kind: i8, v: &[u8], depth: u32, budget: &mut Budget) -> Crossed<()> {
     const BAD: &str = "an extension has the wrong size";
     unsafe {
         match kind {
@@ -297,7 +318,7 @@ unsafe fn push_ext(state: *mut lua_State, kind: i8, v: &[u8], depth: u32, budget
                 let n = rfc3339(seconds, nanos, &mut text).ok_or("a time is outside the years 0 to 9999")?;
                 push_str(state, &text[..n]);
             }
-            _ => return Err(format!("the extension {kind} is not known")),
+            _ => return Err(format!("the extension {kind} is not known").into()),
         }
     }
     Ok(())

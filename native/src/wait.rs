@@ -6,14 +6,24 @@ use std::time::{Duration, Instant};
 
 use mlua::ffi::{self, lua_State};
 
+use crate::limits;
+use crate::request::End;
 use crate::shared::OutKind;
-use crate::thread::{Task, ThreadRef, Timer, Value, is_ended, set_wait, wait_of};
+use crate::thread::{Task, ThreadRef, Timer, Value, is_ended, set_ended, set_wait, wait_of};
 use crate::vm::Vm;
 
 /// A host call that has no answer yet.
 pub struct Call {
     pub thread: ThreadRef,
     pub wait: u64,
+}
+
+/// A thread that goes on when another one has come to an end.
+pub struct Await {
+    awaited: *mut lua_State,
+    /// Its stack keeps the awaited one alive.
+    thread: ThreadRef,
+    wait: u64,
 }
 
 impl Vm {
@@ -57,6 +67,43 @@ impl Vm {
         while timers.peek().is_some_and(|t| t.at <= now) {
             let Some(t) = timers.pop() else { break };
             self.ready.borrow_mut().push_back(Task::Wake { thread: t.thread, wait: t.wait, value: t.value });
+        }
+    }
+
+    pub fn await_thread(&self, awaited: *mut lua_State, thread: ThreadRef) {
+        let wait = self.begin_wait(&thread);
+        self.awaiting.borrow_mut().push(Await { awaited, thread, wait });
+    }
+
+    fn take_awaiting(&self, which: impl Fn(&Await) -> bool) -> Vec<Await> {
+        if self.awaiting.borrow().is_empty() {
+            return Vec::new();
+        }
+        let (taken, kept) = self.awaiting.take().into_iter().partition(which);
+        self.awaiting.replace(kept);
+        taken
+    }
+
+    /// Wakes the threads that await `co`.
+    pub fn tell(&self, co: *mut lua_State) {
+        for Await { thread, wait, .. } in self.take_awaiting(|a| a.awaited == co) {
+            self.ready.borrow_mut().push_back(Task::Wake { thread, wait, value: Value::Nothing });
+        }
+    }
+
+    /// The same for a thread that used up the tenant's CPU time, which costs the events that await it as well: nothing
+    /// else could tell them before the tenant has CPU time again.
+    pub fn tell_killed(&self, co: *mut lua_State) {
+        for Await { thread, wait, .. } in self.take_awaiting(|a| a.awaited == co) {
+            match self.take_main(thread.state) {
+                Some((request, part)) => {
+                    // SAFETY: the reference keeps the thread.
+                    unsafe { set_ended(thread.state) };
+                    self.end_wait(thread);
+                    self.end_part(request, part, End::Limit(limits::CPU, limits::CPU_TEXT.into()));
+                }
+                None => self.ready.borrow_mut().push_back(Task::Wake { thread, wait, value: Value::Nothing }),
+            }
         }
     }
 
@@ -111,7 +158,7 @@ impl Vm {
         unsafe { thread.release(self.main) };
     }
 
-    /// Drops the timers and unsent calls of threads that the scheduler has ended.
+    /// Drops the timers, awaits and unsent calls of threads that the scheduler has ended.
     pub fn forget_ended(&self) {
         let mut kept = std::collections::BinaryHeap::new();
         for timer in self.timers.take() {
@@ -123,6 +170,10 @@ impl Vm {
             }
         }
         self.timers.replace(kept);
+        // SAFETY: the reference keeps the thread.
+        for ended in self.take_awaiting(|a| unsafe { is_ended(a.thread.state) }) {
+            self.end_wait(ended.thread);
+        }
         let waiting = self.calls_waiting.take();
         let (wanted, unwanted): (Vec<_>, Vec<_>) = waiting.into_iter().partition(|(call, _)| self.is_wanted(*call));
         self.calls_waiting.replace(wanted.into());
@@ -170,9 +221,10 @@ impl Vm {
                 }
                 Value::Values(raw) => match crate::value::push_list(state, raw) {
                     Ok(n) => nargs = n,
-                    Err(text) => {
+                    Err(refusal) => {
+                        self.breach.set(refusal.limit);
                         ffi::lua_settop(state, 0);
-                        ffi::lua_pushlstring_(state, text.as_ptr().cast(), text.len());
+                        ffi::lua_pushlstring_(state, refusal.text.as_ptr().cast(), refusal.text.len());
                         nargs = -1;
                     }
                 },

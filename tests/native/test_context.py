@@ -78,6 +78,37 @@ def test_an_entry_that_fails_is_tried_again(driver):
     assert driver.done(driver.event()).value == 2
 
 
+def test_who_waits_for_a_load_that_was_killed_is_told_at_once(make):
+    """Events that wait for an entry end with the CPU limit that ended its load, not with their own deadline."""
+    driver = make(cpu_bucket_ms=100, cpu_refill_percent=5)
+    driver.load(("a", "task.wait(0.1) while true do end"))
+    numbers = [driver.event(timeout_ms=20_000) for _ in range(3)]
+    ended = [driver.done(number) for number in numbers]
+    assert {(done.outcome, done.limit) for done in ended} == {(Outcome.LIMIT_EXCEEDED, "cpu")}
+    assert max(done.wall_us for done in ended) < 5_000_000
+
+
+def test_who_waits_for_a_module_whose_load_was_ended_is_told_at_once(make):
+    driver = make()
+    set_templates(
+        driver,
+        (
+            "a",
+            {
+                "init.luau": "return function() return require('./slow') end",
+                "slow.luau": "host('never') return 1",
+            },
+            [],
+        ),
+    )
+    first = driver.event(timeout_ms=200)
+    driver.until(lambda: bool(driver.calls))
+    second = driver.event(timeout_ms=20_000)
+    assert driver.done(first).outcome is Outcome.TIMEOUT
+    done = driver.done(second)
+    assert done.outcome is Outcome.SCRIPT_ERROR and "/slow.luau did not load" in done.error
+
+
 def test_a_missing_or_broken_entry_is_named(driver):
     set_templates(driver, ("a", {"other.luau": "return 1"}, []))
     assert 'the template\'s entry "init" no module present' in driver.done(driver.event()).error

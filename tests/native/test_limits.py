@@ -121,6 +121,25 @@ def test_a_callback_that_cannot_stop_is_capped(make: Make) -> None:
     assert done.cpu_us < 1_000_000
 
 
+@on_a_busy_machine
+def test_a_stretch_is_capped_by_its_own_cpu_time() -> None:
+    """What others take of the core meanwhile does not count against a comparator."""
+    d = Driver(cpu_bucket_ms=60_000, unbreakable_ms=50)
+    burners = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(4)]
+    try:
+        source = """local t = {}
+        for i = 1, 8000 do t[i] = i * 7919 % 8000 end
+        table.sort(t, function(a, b) return a < b end)
+        return t[1] .. ' ' .. t[8000]"""
+        for tenant in range(1, 6):
+            assert d.ok(source, tenant=tenant) == "0 7999"
+    finally:
+        for burner in burners:
+            burner.kill()
+            burner.wait()
+        d.engine.close()
+
+
 def test_a_cap_that_was_caught_is_no_limit_of_the_event(make: Make) -> None:
     d = make(cpu_bucket_ms=60_000)
     done = d.bad("pcall(table.sort, {3, 1, 2}, function() while true do end end) error('later')")
@@ -341,6 +360,55 @@ def test_error_texts_are_cut_between_characters(make: Make) -> None:
 def test_a_source_that_is_too_long_is_refused(make: Make) -> None:
     d = make(source_bytes_max=2_000)
     done = d.bad("--" + "x" * 3_000)
-    assert done.outcome is Outcome.SCRIPT_ERROR and "bytes" in done.error
+    assert (done.outcome, done.limit) == (Outcome.LIMIT_EXCEEDED, "size") and "2000 allowed" in done.error
     failed = d.wait(d.check("--" + "x" * 3_000))
-    assert isinstance(failed, Failed) and failed.code == "script_error"
+    assert isinstance(failed, Failed) and (failed.code, failed.hint) == ("limit_exceeded", "size")
+    d.load(("t", "--" + "x" * 3_000))
+    assert d.done(d.event()).limit == "size"
+
+
+# ---- values that cross -----------------------------------------------------------------------------
+
+DEEP = "(function() local t = {} for _ = 1, 70 do t = {t} end return t end)()"
+LONG = "string.rep('x', 5e6)"
+MANY = "table.create(100001, 1)"
+
+
+@pytest.mark.parametrize(("value", "limit"), [(DEEP, "depth"), (LONG, "size"), (MANY, "size")])
+@pytest.mark.parametrize("way", ["return {}", "host('x', {})", "coroutine.wrap(function() host('x', {}) end)()"])
+def test_a_value_that_is_too_deep_or_too_large_ends_its_event_by_the_limits_name(
+    make: Make, value: str, limit: str, way: str
+) -> None:
+    d = make()
+    done = d.bad(way.replace("{}", value))
+    assert (done.outcome, done.limit) == (Outcome.LIMIT_EXCEEDED, limit) and not d.calls
+    assert f"(limit: {limit})" in done.error
+
+
+def test_a_breach_that_was_caught_is_text_with_the_limits_name_and_value(make: Make) -> None:
+    d = make()
+    assert "deeper than 64 levels" in d.ok(f"return select(2, pcall(host, 'x', {DEEP}))")
+    assert "more than 100,000 parts (limit: size)" in d.ok(f"return select(2, pcall(host, 'x', {MANY}))")
+    done = d.bad(f"pcall(host, 'x', {DEEP}) error('later')")
+    assert (done.outcome, done.limit) == (Outcome.SCRIPT_ERROR, None)
+    done = d.bad("error('I say (limit: depth)')")
+    assert (done.outcome, done.limit) == (Outcome.SCRIPT_ERROR, None)
+
+
+def test_an_answer_that_is_too_deep_is_a_breach_where_the_call_was_made(make: Make) -> None:
+    d = make()
+    d.holding = True
+    answer: list[object] = []
+    for _ in range(70):
+        answer = [answer]
+    for source, expected in (("host('x')", "depth"), ("return (pcall(host, 'x'))", None)):
+        number = d.script(source)
+        d.until(lambda: bool(d.calls))
+        d.engine.answer(d.calls.pop()[0], msgpack.packb(answer))
+        assert d.done(number).limit == expected
+
+
+def test_host_calls_that_are_refused_breach_the_limit_on_calls(make: Make) -> None:
+    d = make(threads_max=10)
+    done = d.bad("for _ = 1, 10 do task.spawn(host, 'never') end host('never')")
+    assert (done.outcome, done.limit) == (Outcome.LIMIT_EXCEEDED, "calls") and "10 may" in done.error

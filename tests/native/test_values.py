@@ -187,7 +187,7 @@ def test_what_cannot_leave_is_refused(make, returned, complaint):
     if complaint is None:
         assert done.value is None
     else:
-        assert done.outcome is Outcome.SCRIPT_ERROR
+        assert done.outcome is (Outcome.LIMIT_EXCEEDED if done.limit else Outcome.SCRIPT_ERROR)
         assert complaint in done.error
 
 
