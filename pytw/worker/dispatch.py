@@ -68,11 +68,13 @@ class Running:
         dispatch.in_flight -= 1
         outcome = body[1]
         dispatch.outcomes[outcome] += 1
-        if outcome:
-            dispatch.ended_badly(self, body)
-        if not dispatch.in_flight and dispatch.idle is not None:
-            dispatch.idle.set()
-        self.done(body)
+        try:
+            if outcome:
+                dispatch.ended_badly(self, body)
+        finally:
+            if not dispatch.in_flight and dispatch.idle is not None:
+                dispatch.idle.set()
+            self.done(body)
 
 
 class WorkerDispatch:
@@ -198,7 +200,8 @@ class WorkerDispatch:
     def ended_badly(self, running: Running, body: bytes) -> None:
         """Note and log what ended otherwise than well; tracebacks are in Luau terms already."""
         outcome = Outcome(body[1])
-        fields: list[Any] = msgpack.unpackb(body, strict_map_key=False)
+        # Maps as pairs: a table that a script returned may have tables for keys.
+        fields: list[Any] = msgpack.unpackb(body, strict_map_key=False, object_pairs_hook=list)
         texts = [(t[0], Outcome(t[1]), t[4] or t[2]) for t in fields[2] if t[1]]
         reason = texts[0][2] if texts else fields[1]
         if not self.why.note(running.tenant, running.name, outcome, reason) or outcome is Outcome.NOT_SUBSCRIBED:

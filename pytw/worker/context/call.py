@@ -21,7 +21,7 @@ def plain(value: bytes) -> Any:
     """A value as JSON knows it. Raises: RequestError: it holds something that JSON has no form for."""
     try:
         found = msgpack.unpackb(value, strict_map_key=False, ext_hook=_no_extension)
-    except (ValueError, msgpack.UnpackException) as error:
+    except (ValueError, TypeError, msgpack.UnpackException) as error:
         raise RequestError(f"the argument cannot be read: {error}") from error
     _check_plain(found)
     return found
