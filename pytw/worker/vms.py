@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 LUAU_VERSION = _native.LUAU_VERSION
 
-_RESULT = _native.RESULT
+RESULT = _native.RESULT
 _FAILED = _native.FAILED
 _HOST_CALL = _native.HOST_CALL
 _LOG = _native.LOG
@@ -38,6 +38,10 @@ OVERDUE_GRACE_S = 2.0
 #: A failed engine is replaced at most this often.
 REPLACE_INTERVAL_S = 1.0
 CONTROL_TIMEOUT_S = 30.0
+#: Each engine numbers its host calls from 1. To the sink a call's number also says which engine of its thread made it, so
+#: that an answer for one that failed never reaches a call of the one in its place.
+GENERATION_SHIFT = 48
+_NUMBER = (1 << GENERATION_SHIFT) - 1
 
 #: What a request that the engine refused to run says to its caller.
 _FAILED_OUTCOMES = {
@@ -51,6 +55,11 @@ _FAILED_OUTCOMES = {
 }
 
 _DEAF_BODY = DispatchResult.nothing_ran(Outcome.TIMEOUT, "the VM thread did not answer in time").body
+
+
+#: Starts a VM thread.
+EngineMaker = Callable[..., Any]
+NATIVE_ENGINE: EngineMaker = _native.Engine
 
 
 class Pending(Protocol):
@@ -108,7 +117,9 @@ class WorkerVmManager:
         debug: bool = False,
         blame_fd: int = -1,
         blame_slot: int = 0,
+        engine: EngineMaker = NATIVE_ENGINE,
     ) -> None:
+        self._make_engine = engine
         self._threads = vm_threads
         self._workers = workers
         self._options: dict[str, Any] = {
@@ -132,6 +143,7 @@ class WorkerVmManager:
         self._blame_slot = blame_slot
         self._engines: list[_native.Engine] = []
         self._replaced_at = [-REPLACE_INTERVAL_S] * vm_threads
+        self._generations = [-1] * vm_threads
         self._pending: dict[int, Pending] = {}
         self._control: dict[int, asyncio.Future[bytes]] = {}
         self._ids = itertools.count(1)
@@ -146,8 +158,9 @@ class WorkerVmManager:
         self._engines = [self._start(index) for index in range(self._threads)]
 
     def _start(self, index: int) -> _native.Engine:
-        engine = _native.Engine(**self._options, blame_slot=self._blame_slot + index)
-        self._loop.add_reader(engine.fileno(), self._drain, engine)
+        engine: _native.Engine = self._make_engine(**self._options, blame_slot=self._blame_slot + index)
+        self._generations[index] += 1
+        self._loop.add_reader(engine.fileno(), self._drain, engine, self._generations[index])
         return engine
 
     def _place(self, tenant: int) -> int:
@@ -191,23 +204,24 @@ class WorkerVmManager:
 
     async def check(self, tenant: int, template: bytes, timeout_ms: int) -> bytes:
         """The msgpack list of events that a template names. Raises: ScriptError, LimitExceeded, Unavailable."""
-        engine = self._engines[self._place(tenant)]
-        return await self._ask(lambda request: engine.submit_check(tenant, request, template, timeout_ms))
+        return await self._ask(
+            tenant, lambda engine, request: engine.submit_check(tenant, request, template, timeout_ms)
+        )
 
     async def drop_tenant(self, tenant: int) -> None:
         """End the tenant's VM and forget its program. Raises: Unavailable."""
-        engine = self._engines[self._place(tenant)]
-        await self._ask(lambda request: engine.drop_tenant(tenant, request))
+        await self._ask(tenant, lambda engine, request: engine.drop_tenant(tenant, request))
 
-    async def _ask(self, submit: Callable[[int], None]) -> bytes:
-        request = next(self._ids)
+    async def _ask(self, tenant: int, submit: Callable[[_native.Engine, int], None]) -> bytes:
+        index, request = self._place(tenant), next(self._ids)
         answer: asyncio.Future[bytes] = self._loop.create_future()
         self._control[request] = answer
         try:
-            submit(request)
+            submit(self._engines[index], request)
             async with asyncio.timeout(CONTROL_TIMEOUT_S):
                 return await answer
         except RuntimeError as error:
+            self._replace(index)
             raise Unavailable(f"the VM thread does not take work: {error}") from error
         except TimeoutError:
             raise Unavailable("the VM thread did not answer in time") from None
@@ -220,27 +234,32 @@ class WorkerVmManager:
             self._engines[self._place(tenant)].cancel(request)
 
     def answer(self, tenant: int, call: int, payload: bytes) -> None:
-        if self._engines:
-            self._engines[self._place(tenant)].answer(call, payload)
+        """Answer a host call, unless its engine was replaced."""
+        if (engine := self._caller(tenant, call)) is not None:
+            engine.answer(call & _NUMBER, payload)
 
     def answer_error(self, tenant: int, call: int, text: str) -> None:
-        if self._engines:
-            self._engines[self._place(tenant)].answer_error(call, text)
+        if (engine := self._caller(tenant, call)) is not None:
+            engine.answer_error(call & _NUMBER, text)
+
+    def _caller(self, tenant: int, call: int) -> _native.Engine | None:
+        index = self._place(tenant)
+        return self._engines[index] if self._engines and call >> GENERATION_SHIFT == self._generations[index] else None
 
     # -- out ---------------------------------------------------------------------------------------
 
-    def _drain(self, engine: _native.Engine) -> None:
+    def _drain(self, engine: _native.Engine, generation: int) -> None:
         pending = self._pending
         for kind, tenant, number, payload in engine.drain():
             try:
-                if kind == _RESULT:
+                if kind == RESULT:
                     done = pending.pop(number, None)
                     if done is not None:
                         done(payload)
                     else:
                         self._settle(number, payload)
                 elif kind == _HOST_CALL:
-                    self._sink.host_call(tenant, number, payload)
+                    self._sink.host_call(tenant, generation << GENERATION_SHIFT | number, payload)
                 elif kind == _FAILED:
                     done = pending.pop(number, None)
                     if done is not None:
@@ -279,9 +298,9 @@ class WorkerVmManager:
         failed = self._engines[index]
         log.error("VM thread %d failed and is replaced", index)
         self._loop.remove_reader(failed.fileno())
-        self._drain(failed)
+        self._drain(failed, self._generations[index])
         failed.close()
-        self._drain(failed)
+        self._drain(failed, self._generations[index])
         self._engines[index] = self._start(index)
         self._sink.engine_replaced(lambda tenant: self._place(tenant) == index)
 
@@ -309,10 +328,10 @@ class WorkerVmManager:
         if self._closed:
             return
         self._closed = True
-        for engine in self._engines:
+        for engine, generation in zip(self._engines, self._generations, strict=False):
             self._loop.remove_reader(engine.fileno())
             await self._loop.run_in_executor(None, engine.close)
-            self._drain(engine)
+            self._drain(engine, generation)
         lost = DispatchResult.nothing_ran(Outcome.WORKER_LOST, "the worker was closed").body
         for request in list(self._pending):
             self._pending.pop(request)(lost)

@@ -59,6 +59,15 @@ async def make():
         await one.thread.kill()
 
 
+async def test_failure_beside_a_result_that_has_a_table_for_a_key_is_answered(make):
+    world = make()
+    odd = template("odd", "return { E = function() return { [{ 1 }] = 2 } end }", "E")
+    world.db.put(A, odd, template("bad", "return { E = function() error('no') end }", "E"))
+    await world.thread.start()
+    async with asyncio.timeout(5):
+        assert (await world.run()).outcome is Outcome.SCRIPT_ERROR
+
+
 class TestLoading:
     async def test_program_is_loaded_with_the_first_event_and_only_then(self, make):
         world = await make().start()
@@ -303,3 +312,19 @@ class TestStart:
             return (await world.run()).outcome is Outcome.OK
 
         await until(runs_again, "a new VM thread")
+
+    async def test_answer_to_a_failed_vm_thread_reaches_no_call_of_the_next(self, make):
+        world = make()
+        world.worker.vms._options["test_hooks"] = True
+        await world.start("return { E = function(ctx) return ctx.KV:get('k', { 's' }) end }")
+        assert (await world.run()).outcome is Outcome.OK
+        gate = world.db.blocked[A] = asyncio.Event()
+        _, first = world.submit()
+        await until(lambda: world.db.in_flight[A] == 1, "the call")
+        world.worker.vms._engines[world.worker.vms._place(A)].panic()
+        await until(lambda: first, "the end of the first event")
+        assert world.worker.vms._caller(A, 2) is not None
+        _, second = world.submit()
+        assert world.worker.vms._caller(A, 2) is None
+        gate.set()
+        await until(lambda: second, "the end of the second event")
