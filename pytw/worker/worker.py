@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import msgpack
 
 from pytw.errors import ConfigError, PytwError
 from pytw.types import CreateEvent, Outcome, WorkerDb
-from pytw.worker.background import Background
+from pytw.worker.background import IN_FLIGHT_MAX, Background
 from pytw.worker.cache import WorkerCacheData
 from pytw.worker.context import VMContext
 from pytw.worker.context.discord import Discord, Rest
@@ -31,7 +31,7 @@ from pytw.worker.loads import ProgramLoads
 from pytw.worker.spec import WorkerSpec
 from pytw.worker.state import WorkerState
 from pytw.worker.template import BUILTINS_DIR, EVERY_EVENT, Template, builtins_template, read_tree
-from pytw.worker.vms import WorkerVmManager
+from pytw.worker.vms import NATIVE_ENGINE, EngineMaker, WorkerVmManager
 
 log = logging.getLogger(__name__)
 template_log = logging.getLogger("template")
@@ -56,7 +56,14 @@ class Worker:
     """
 
     def __init__(
-        self, spec: WorkerSpec, db: WorkerDb, rest: Rest, *, on_blame: OnBlame | None = None, blame_fd: int = -1
+        self,
+        spec: WorkerSpec,
+        db: WorkerDb,
+        rest: Rest,
+        *,
+        on_blame: OnBlame | None = None,
+        blame_fd: int = -1,
+        engine: EngineMaker = NATIVE_ENGINE,
     ) -> None:
         self.spec = spec
         self.id = spec.worker_id
@@ -72,6 +79,7 @@ class Worker:
             debug=spec.worker_debug,
             blame_fd=blame_fd,
             blame_slot=spec.blame_slot,
+            engine=engine,
         )
         self.loads = ProgramLoads(self.db, self.vms, self.state, self.cache, spec.limits)
         self.dispatch = WorkerDispatch(self.vms, self.state, self.loads, spec.limits)
@@ -108,8 +116,9 @@ class Worker:
         self.dispatch.ready = True
         self._sweep()
         self._spawn(self.expiry.run())
-        for tenant in self.state.listeners(STARTUP_EVENT):
-            self._spawn(self._on_startup(tenant))
+        waiting = iter(self.state.listeners(STARTUP_EVENT))
+        for _ in range(IN_FLIGHT_MAX):
+            self._spawn(self._tell_of_startup(waiting))
 
     async def _builtin_events(self) -> list[str]:
         if not self._builtins.files:
@@ -121,8 +130,10 @@ class Worker:
         events: list[str] = msgpack.unpackb(answer)
         return events
 
-    async def _on_startup(self, tenant: int) -> None:
-        await self.background.run(tenant, CreateEvent(STARTUP_EVENT, STARTUP_PAYLOAD))
+    async def _tell_of_startup(self, waiting: Iterator[int]) -> None:
+        """One of several that share the tenants: a task for each of them would be too many."""
+        for tenant in waiting:
+            await self.background.run(tenant, CreateEvent(STARTUP_EVENT, STARTUP_PAYLOAD))
 
     async def _caps_of(self, tenant: int, template: str) -> frozenset[str]:
         await self.loads.ensure(tenant)
