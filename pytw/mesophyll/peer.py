@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
@@ -15,6 +16,8 @@ from pytw.mesophyll.records import Kind
 from pytw.mesophyll.wire import CLOSED_BY_PROTOCOL, CLOSED_NORMALLY, Wire
 
 _encode = msgspec.msgpack.Encoder().encode
+
+log = logging.getLogger("mesophyll")
 
 
 class Peer:
@@ -224,8 +227,8 @@ def answering(answer: Callable[[Call], Coroutine[Any, Any, bytes]]) -> Handler:
         except PytwError as error:
             call.fail(error)
         except Exception as error:
+            log.exception("%s failed", Kind(call.kind).name, extra={"tenant": call.tenant or None})
             call.fail(InternalError(f"{Kind(call.kind).name} failed: {type(error).__name__}"))
-            raise
 
     def start(call: Call) -> None:
         task = asyncio.ensure_future(run(call))

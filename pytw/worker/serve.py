@@ -5,43 +5,23 @@ Handlers return at once. An event's answer goes from the VM thread's batch strai
 
 from __future__ import annotations
 
-import asyncio
-import logging
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Protocol
 
 import msgspec
 
-from pytw.errors import Forbidden, InternalError, ProtocolError, PytwError
+from pytw.errors import Forbidden, ProtocolError
 from pytw.limits import DRAIN_S
+from pytw.mesophyll.channel import NIL, Call, Handler
+from pytw.mesophyll.peer import answering
 from pytw.mesophyll.records import Kind, unpack_event
 from pytw.types import CreateEvent
 from pytw.worker.worker import CHECK_MS, Worker
 
-log = logging.getLogger(__name__)
-
-NIL = b"\xc0"
 NO_PAYLOAD = b"null"
 
 _decode_script = msgspec.msgpack.Decoder(tuple[str, bytes, bytes | None, int]).decode
 _decode_until = msgspec.msgpack.Decoder(tuple[float]).decode
-
-
-class Call(Protocol):
-    """One request of the master, as `mesophyll.channel` gives it; answered once."""
-
-    kind: int
-    request: int
-    tenant: int
-    body: bytes
-    on_cancel: Callable[[], object] | None
-
-    def answer(self, body: bytes = NIL) -> None: ...
-    def fail(self, error: PytwError) -> None: ...
-
-
-Handler = Callable[[Call], None]
 
 
 class WorkerServe:
@@ -62,18 +42,17 @@ class WorkerServe:
         self._worker = worker
         self._on_drain = on_drain
         self._drained = drained
-        self._tasks: set[asyncio.Task[None]] = set()
 
     def handlers(self) -> dict[Kind, Handler]:
         """What this serves, by kind of record."""
         return {
             Kind.DISPATCH: self._dispatch,
             Kind.RUN_SCRIPT: self._run_script,
-            Kind.CHECK: partial(self._later, work=self._check),
-            Kind.REFRESH: partial(self._later, work=self._refresh),
-            Kind.DROP_TENANT: partial(self._later, work=self._drop_tenant),
+            Kind.CHECK: answering(self._check),
+            Kind.REFRESH: answering(self._refresh),
+            Kind.DROP_TENANT: answering(self._drop_tenant),
             Kind.QUARANTINE: self._quarantine,
-            Kind.DRAIN: partial(self._later, work=self._drain),
+            Kind.DRAIN: answering(self._drain),
         }
 
     def _require_mine(self, tenant: int) -> None:
@@ -129,18 +108,3 @@ class WorkerServe:
         if self._drained is not None:
             await self._drained()
         return NIL
-
-    def _later(self, call: Call, work: Callable[[Call], Awaitable[bytes]]) -> None:
-        task = asyncio.get_running_loop().create_task(self._answer(call, work))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        call.on_cancel = task.cancel
-
-    async def _answer(self, call: Call, work: Callable[[Call], Awaitable[bytes]]) -> None:
-        try:
-            call.answer(await work(call))
-        except PytwError as error:
-            call.fail(error)
-        except Exception as error:
-            log.exception("request %d failed", call.request, extra={"tenant": call.tenant})
-            call.fail(InternalError(f"the worker failed: {type(error).__name__}"))
