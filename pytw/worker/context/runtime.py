@@ -44,9 +44,7 @@ class Runtime:
             data = {}
         if not isinstance(data, dict):
             raise RequestError("data must be a table")
-        # Whether a tenant is banned is not its own to say.
-        banned = (await self._db.tenant_state(call.tenant)).banned
-        await self._db.set_tenant_state(call.tenant, TenantState(frozenset(events), data, banned))
+        await self._db.set_tenant_state(call.tenant, TenantState(frozenset(events), data))
         await self._changed(call.tenant)
         return b"\x90"
 
