@@ -10,11 +10,12 @@ becomes due again, later each time, `KV_EXPIRY_ATTEMPTS_MAX` times in all.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import orjson
 
@@ -24,8 +25,10 @@ from pytw.limits import (
     KV_EXPIRY_ATTEMPTS_MAX,
     KV_EXPIRY_CLAIM_S,
     KV_EXPIRY_CLAIM_S_MAX,
+    KV_FIND_BYTES_MAX,
     KV_FIND_ROWS_MAX,
     KV_KEY_BYTES_MAX,
+    KV_LOOP_BYTES_MAX,
     KV_SCOPE_BYTES_MAX,
     KV_SCOPES_MAX,
     KV_VALUE_BYTES_MAX,
@@ -38,6 +41,9 @@ if TYPE_CHECKING:
     from pytw.storage.pool import Database
 
 LOG = logging.getLogger("pytw.storage.kv")
+
+A = TypeVar("A")
+R = TypeVar("R")
 
 _COLUMNS = "id, key, scopes, value::text AS value, version, created_at, last_updated_at, expires_at"
 _OWNED = "owner_id = $1 AND owner_type = $2"
@@ -55,10 +61,14 @@ ON CONFLICT (owner_id, owner_type, identity) DO UPDATE SET
 
 DELETE = f"DELETE FROM tenant_kv WHERE {_OWNED} AND key = $3 AND scopes @> $4"
 
+# One row too many where the values are too long together, and no more: they never leave the database.
 FIND = f"""
-SELECT {_COLUMNS} FROM tenant_kv
-WHERE {_OWNED} AND scopes @> $3 AND ($4::text IS NULL OR key LIKE $4) AND (key, id) > ($5, $6)
-ORDER BY key, id LIMIT $7"""
+WITH page AS (
+    SELECT {_COLUMNS} FROM tenant_kv
+    WHERE {_OWNED} AND scopes @> $3 AND ($4::text IS NULL OR key LIKE $4) AND (key, id) > ($5, $6)
+    ORDER BY key, id LIMIT $7
+), weighed AS (SELECT *, sum(octet_length(value)) OVER (ORDER BY key, id) AS bytes FROM page)
+SELECT * FROM weighed WHERE bytes - octet_length(value) <= {KV_FIND_BYTES_MAX} ORDER BY key, id"""
 
 SCOPES = f"SELECT DISTINCT scope FROM tenant_kv, unnest(scopes) AS scope WHERE {_OWNED} ORDER BY 1"
 
@@ -157,13 +167,24 @@ def from_row(row: asyncpg.Record) -> KvRecord:
     )
 
 
-def _readable(rows: Iterable[asyncpg.Record]) -> Iterator[tuple[asyncpg.Record, KvRecord]]:
+def _readable(rows: Iterable[asyncpg.Record]) -> list[tuple[asyncpg.Record, KvRecord]]:
     """Rows with their records; what cannot be read is logged and left out, so that it stops no other."""
+    found = []
     for row in rows:
         try:
-            yield row, from_row(row)
+            found.append((row, from_row(row)))
         except InternalError as error:
             LOG.error("row %s: %s", row["id"], error)
+    return found
+
+
+async def _beside(value_bytes: int, convert: Callable[[A], R], what: A) -> R:
+    """Convert at once what is small, the rest in a thread."""
+    return convert(what) if value_bytes <= KV_LOOP_BYTES_MAX else await asyncio.to_thread(convert, what)
+
+
+def _value_bytes(rows: Iterable[asyncpg.Record]) -> int:
+    return sum(len(row["value"]) for row in rows)
 
 
 def _owner(tenant: int) -> tuple[str, str]:
@@ -183,7 +204,7 @@ class KvStore:
         Raises: RequestError, LimitExceeded.
         """
         row = await self._db.fetchrow(GET, *_owner(tenant), checked_key(key), checked_scopes(scopes))
-        return None if row is None else from_row(row)
+        return None if row is None else await _beside(_value_bytes([row]), from_row, row)
 
     async def set(
         self, tenant: int, key: str, scopes: Sequence[str], value: bytes, expires_at: datetime | None = None
@@ -195,8 +216,9 @@ class KvStore:
             expires_at: None takes an earlier expiry away.
         Raises: RequestError, LimitExceeded.
         """
-        arguments = (checked_key(key), checked_scopes(scopes, writes=True), new_id(), to_row(value), expires_at)
-        await self._db.execute(SET, *_owner(tenant), *arguments)
+        key, scopes = checked_key(key), checked_scopes(scopes, writes=True)
+        text = await _beside(len(value), to_row, value)
+        await self._db.execute(SET, *_owner(tenant), key, scopes, new_id(), text, expires_at)
 
     async def delete(self, tenant: int, key: str, scopes: Sequence[str]) -> int:
         """Delete every row of the key whose scopes contain these; returns how many.
@@ -214,7 +236,7 @@ class KvStore:
             pattern: ``%``, ``_`` and ``\\`` as in SQL; ``%%`` is everything.
             limit: at most `KV_FIND_ROWS_MAX` rows; a full answer may have more behind it.
             after: `KvRecord.cursor` of the last record of the page before.
-        Raises: RequestError, LimitExceeded.
+        Raises: RequestError, LimitExceeded: also where the values are longer than `KV_FIND_BYTES_MAX` together.
         """
         like = like_pattern(pattern)
         if limit < 1:
@@ -222,7 +244,10 @@ class KvStore:
         record_id, _, key = (after or "").partition(":")
         _checked_text(after or "", "Cursor", KV_KEY_BYTES_MAX + 128)
         arguments = (checked_scopes(scopes), like, key, record_id, min(limit, KV_FIND_ROWS_MAX))
-        return [record for _, record in _readable(await self._db.fetch(FIND, *_owner(tenant), *arguments))]
+        rows = await self._db.fetch(FIND, *_owner(tenant), *arguments)
+        if rows and rows[-1]["bytes"] > KV_FIND_BYTES_MAX:
+            raise LimitExceeded("The keys found are too long together", hint="a narrower query finds fewer")
+        return [record for _, record in await _beside(_value_bytes(rows), _readable, rows)]
 
     async def list_scopes(self, tenant: int) -> list[str]:
         """All scopes that any row has, sorted."""
@@ -231,9 +256,8 @@ class KvStore:
     async def claim_expired(self, worker_id: int, workers: int, *, limit: int) -> list[tuple[int, KvRecord]]:
         """Due rows of this worker's tenants, oldest first, each claimed: nobody else gets it until the claim ends."""
         rows = await self._db.fetch(CLAIM, worker_id, workers, limit)
-        found = [
-            (Id(OwnerType(row["owner_type"]), int(row["owner_id"])).key, record) for row, record in _readable(rows)
-        ]
+        readable = await _beside(_value_bytes(rows), _readable, rows)
+        found = [(Id(OwnerType(row["owner_type"]), int(row["owner_id"])).key, record) for row, record in readable]
         return sorted(found, key=lambda item: (item[1].expires_at, item[1].id))
 
     async def finish_expired(self, tenant: int, record_id: str, version: int) -> None:

@@ -7,8 +7,8 @@ import msgpack
 import pytest
 
 from pytw import values
-from pytw.errors import InternalError, RequestError
-from pytw.limits import KV_EXPIRY_ATTEMPTS_MAX, KV_FIND_ROWS_MAX
+from pytw.errors import InternalError, LimitExceeded, RequestError
+from pytw.limits import KV_EXPIRY_ATTEMPTS_MAX, KV_FIND_BYTES_MAX, KV_FIND_ROWS_MAX
 from pytw.storage.kv import CLAIM, like_pattern
 from pytw.storage.stores import Stores
 from pytw.types import Id
@@ -188,3 +188,12 @@ async def test_row_that_cannot_be_read_stops_no_other(stores: Stores, caplog: py
     assert [record.key for record in await stores.kv.find(1, "%%", ["s"], limit=9)] == ["good"]
     assert [record.key for _, record in await stores.kv.claim_expired(0, 1, limit=9)] == ["good"]
     assert "bad" in caplog.text
+
+
+async def test_values_too_long_together_are_refused_before_they_are_read(stores: Stores) -> None:
+    tenant, text = Id.guild(1).key, "x" * 200_000
+    for number in range(KV_FIND_BYTES_MAX // len(text) + 2):
+        await stores.kv.set(tenant, f"k{number:03}", ["s"], values.pack(text))
+    assert len(await stores.kv.find(tenant, "k00%", ["s"], limit=1_000)) == 10
+    with pytest.raises(LimitExceeded):
+        await stores.kv.find(tenant, "%%", ["s"], limit=1_000)
