@@ -129,7 +129,8 @@ class DiscordRest:
         What reached Discord and had no answer is tried again only if doing it twice is the same as once.
         """
         if self._refused is not None:
-            raise self._refused
+            # Another one each time: an error that is raised again and again keeps the frames of all its callers.
+            raise TokenRefused(self._refused.detail, hint=self._refused.hint)
         until = self._clock() + self._total_s
         data = None if json is None else msgspec.json.encode(json)
         headers = self._headers(reason)
@@ -249,7 +250,7 @@ class DiscordRest:
         if told.code:
             text += f" (code {told.code})"
         if status == 401:
-            self._refused = TokenRefused("Discord refused the bot's token", hint="check discord.token")
+            self._refused = TokenRefused("Discord refused the bot's token", hint="check discord_auth.token")
             log.critical("%s", self._refused)
             return self._refused
         if status == 403:

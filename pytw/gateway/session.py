@@ -27,11 +27,11 @@ DISPATCH, HEARTBEAT, IDENTIFY, RESUME, RECONNECT, INVALID_SESSION, HELLO, ACK = 
 _NEW_SESSION = frozenset({4003, 4007, 4009})
 _INVALID_WAIT_S = (1.0, 5.0)
 _FATAL: dict[int, tuple[type[PytwError], str, str]] = {
-    4004: (TokenRefused, "Discord refused the bot's token", "check discord.token"),
-    4010: (ConfigError, "Discord refused the shard number", "a bug, or a wrong shard count in the configuration"),
-    4011: (ConfigError, "Discord wants more shards", "raise the shard count, or let the gateway recommend one"),
+    4004: (TokenRefused, "Discord refused the bot's token", "check discord_auth.token"),
+    4010: (ConfigError, "Discord refused the shard number", "a bug of ours"),
+    4011: (ConfigError, "Discord wants more shards", "restart: the count is asked for at the start"),
     4012: (ConfigError, "Discord no longer speaks this gateway version", "update pytw"),
-    4013: (ConfigError, "Discord does not know one of the intents", "check discord.intents"),
+    4013: (ConfigError, "Discord does not know one of the intents", "update pytw"),
     4014: (
         ConfigError,
         "the bot may not use one of its intents",
