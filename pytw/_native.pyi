@@ -49,6 +49,7 @@ class Engine:
         memory_budget_bytes: int = ...,
         builtins: bytes = ...,
         builtins_caps: list[str] = ...,
+        builtins_events: list[str] = ...,
         debug: bool = False,
         blame_fd: int = ...,
         blame_slot: int = 0,
@@ -57,8 +58,11 @@ class Engine:
         """Starts the thread.
 
         Args:
-            builtins: msgpack map of path -> source, the template ``$builtins`` that comes first for every tenant;
-                empty for none. Compiled once per process.
+            builtins: msgpack map of path -> source, the template ``$builtins`` that comes first for every tenant, also
+                for one without a program; empty for none. Read once per engine, compiled once per process. A tenant's
+                own template of that name takes its place.
+            builtins_caps: its capabilities; all by default.
+            builtins_events: the events it listens for; ``["*"]``, the default, is every event.
             memory_budget_bytes: for all VMs of this engine; idle ones are evicted under pressure. 0: no budget.
             debug: defines the global ``_debug`` (the flag ``--worker-debug``).
             blame_fd, blame_slot: shared memory of 16-byte slots; the thread writes ``tenant, request`` (two

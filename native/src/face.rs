@@ -1,5 +1,6 @@
 //! What Python sees: the class `Engine` and the functions beside it.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
@@ -30,8 +31,8 @@ impl Engine {
     #[pyo3(signature = (*, vm_memory_bytes=20 << 20, cpu_bucket_ms=3_000, cpu_refill_percent=10, unbreakable_ms=50, slice_ms=5,
                         threads_max=2_000, timers_max=1_000, queue_events_max=1_000, host_calls_max=8, log_bytes_per_s=16_384,
                         error_bytes_max=4_096, source_bytes_max=262_144, idle_evict_ms=600_000, memory_budget_bytes=0,
-                        builtins=Vec::new(), builtins_caps=vec!["*".to_string()], debug=false, blame_fd=-1, blame_slot=0,
-                        test_hooks=false))]
+                        builtins=Vec::new(), builtins_caps=vec!["*".to_string()], builtins_events=vec!["*".to_string()],
+                        debug=false, blame_fd=-1, blame_slot=0, test_hooks=false))]
     #[allow(clippy::too_many_arguments)]
     fn new(
         vm_memory_bytes: usize,
@@ -50,6 +51,7 @@ impl Engine {
         memory_budget_bytes: usize,
         builtins: Vec<u8>,
         builtins_caps: Vec<String>,
+        builtins_events: Vec<String>,
         debug: bool,
         blame_fd: i32,
         blame_slot: usize,
@@ -70,7 +72,7 @@ impl Engine {
             error_bytes_max: error_bytes_max.max(64),
             idle_evict: Duration::from_millis(idle_evict_ms),
             memory_budget_bytes,
-            builtins: Template::builtins(&builtins, &builtins_caps).map_err(PyValueError::new_err)?,
+            builtins: Template::builtins(&builtins, &builtins_caps, &builtins_events).map_err(PyValueError::new_err)?,
             debug,
             test_hooks,
         };
@@ -102,7 +104,7 @@ impl Engine {
         timeout_ms: u64,
     ) -> PyResult<()> {
         let event = EventInfo { request, name: name.into(), payload: payload.into(), author: author.map(Box::from), redelivered };
-        self.submit(tenant, What::Event, event, timeout_ms)
+        self.submit(tenant, What::Event, None, event, timeout_ms)
     }
 
     #[pyo3(signature = (tenant, request, chunk_name, source, event_name, payload, timeout_ms=60_000))]
@@ -118,14 +120,14 @@ impl Engine {
         timeout_ms: u64,
     ) -> PyResult<()> {
         let event = EventInfo { request, name: event_name.into(), payload: payload.into(), author: None, redelivered: false };
-        self.submit(tenant, What::Script(Template::script(chunk_name), Source::shared(source)), event, timeout_ms)
+        self.submit(tenant, What::Script(Source::shared(source)), Some(Template::script(chunk_name)), event, timeout_ms)
     }
 
     #[pyo3(signature = (tenant, request, template, timeout_ms=5_000))]
     fn submit_check(&self, tenant: u64, request: u64, template: &[u8], timeout_ms: u64) -> PyResult<()> {
         let template = Template::parse(template).map_err(PyValueError::new_err)?;
         let event = EventInfo { request, name: "".into(), payload: Box::default(), author: None, redelivered: false };
-        self.submit(tenant, What::Check(template), event, timeout_ms)
+        self.submit(tenant, What::Check, Some(template), event, timeout_ms)
     }
 
     fn cancel(&self, request: u64) -> PyResult<()> {
@@ -191,10 +193,11 @@ impl Engine {
         self.handle.send(item).map_err(PyRuntimeError::new_err)
     }
 
-    fn submit(&self, tenant: u64, what: What, event: EventInfo, timeout_ms: u64) -> PyResult<()> {
+    fn submit(&self, tenant: u64, what: What, template: Option<Arc<Template>>, event: EventInfo, timeout_ms: u64) -> PyResult<()> {
         let accepted = Instant::now();
         let deadline = accepted + Duration::from_millis(timeout_ms.min(TIMEOUT_MS_MAX));
-        let arrival = Box::new(Arrival { id: event.request, what, event: event.into(), program: None, accepted, deadline });
+        let templates = template.into_iter().collect();
+        let arrival = Box::new(Arrival { id: event.request, what, event: event.into(), templates, accepted, deadline });
         self.send(In::Request { tenant, arrival })
     }
 }

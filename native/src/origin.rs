@@ -8,7 +8,7 @@ use std::sync::Arc;
 use mlua::ffi::{self, lua_State};
 
 use crate::isolate::Isolate;
-use crate::program::Template;
+use crate::program::{Program, Template};
 use crate::scheduler;
 use crate::thread::{ORIGINS_MAX, origin_of, set_origin};
 use crate::vm::Vm;
@@ -130,8 +130,7 @@ impl Vm {
         }
         let program = self.program.borrow();
         let named = |template: &Arc<Template>| {
-            let own = program.iter().flat_map(|program| program.templates.iter());
-            own.chain(self.limits.builtins.as_ref()).any(|other| Arc::ptr_eq(other, template))
+            Program::all(program.as_deref(), self.limits.builtins.as_ref()).any(|other| Arc::ptr_eq(other, template))
         };
         let mut isolates = self.isolates.borrow_mut();
         let mut at = 0;

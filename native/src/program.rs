@@ -126,25 +126,22 @@ impl Template {
 
     /// The template without files that a script of `submit_script` runs as; named like its chunk, with every capability.
     pub fn script(chunk_name: &str) -> Arc<Template> {
-        Arc::new(Template::all_events(chunk_name))
-    }
-
-    fn all_events(name: &str) -> Template {
         let all = || Box::from([Box::from("*")]);
-        Template { name: name.into(), entry: "init".into(), files: FxHashMap::default(), events: all(), caps: all() }
+        Arc::new(Template { name: chunk_name.into(), entry: "init".into(), files: FxHashMap::default(), events: all(), caps: all() })
     }
 
-    /// The built-in tree: a msgpack map of path -> source. None if it is empty.
-    pub fn builtins(files: &[u8], caps: &[String]) -> Result<Option<Arc<Template>>, String> {
-        if files.is_empty() {
+    /// The built-in tree: a msgpack map of path -> source. None if it is empty or listens for nothing.
+    pub fn builtins(files: &[u8], caps: &[String], events: &[String]) -> Result<Option<Arc<Template>>, String> {
+        if files.is_empty() || events.is_empty() {
             return Ok(None);
         }
         let files = read_files(&mut Reader::new(files))?;
         if files.is_empty() {
             return Ok(None);
         }
-        let caps = caps.iter().map(|cap| cap.as_str().into()).collect();
-        Ok(Some(Arc::new(Template { files, caps, ..Template::all_events(BUILTINS) })))
+        let boxed = |texts: &[String]| texts.iter().map(|text| text.as_str().into()).collect();
+        let (events, caps) = (boxed(events), boxed(caps));
+        Ok(Some(Arc::new(Template { name: BUILTINS.into(), entry: "init".into(), files, events, caps })))
     }
 
     /// One item of `Program::parse`'s list.
@@ -184,9 +181,10 @@ fn read_texts(reader: &mut Reader) -> Result<Box<[Box<str>]>, String> {
 }
 
 /// The templates of a tenant, in dispatch order.
-#[derive(Default)]
 pub struct Program {
-    pub templates: Vec<Arc<Template>>,
+    templates: Vec<Arc<Template>>,
+    /// One of them takes the place of the built-in one.
+    replaces_builtins: bool,
 }
 
 impl Program {
@@ -194,7 +192,17 @@ impl Program {
     pub fn parse(bytes: &[u8]) -> Result<Arc<Program>, String> {
         let mut reader = Reader::new(bytes);
         let n = reader.array()?;
-        let templates = (0..n).map(|_| Template::read(&mut reader).map(Arc::new)).collect::<Result<_, _>>()?;
-        if reader.is_empty() { Ok(Arc::new(Program { templates })) } else { Err("bytes follow the program".into()) }
+        let templates: Vec<_> = (0..n).map(|_| Template::read(&mut reader).map(Arc::new)).collect::<Result<_, _>>()?;
+        let replaces_builtins = templates.iter().any(|template| &*template.name == BUILTINS);
+        if !reader.is_empty() {
+            return Err("bytes follow the program".into());
+        }
+        Ok(Arc::new(Program { templates, replaces_builtins }))
+    }
+
+    /// What a tenant with this program, or with none yet, runs: the built-in template first.
+    pub fn all<'a>(program: Option<&'a Program>, builtins: Option<&'a Arc<Template>>) -> impl Iterator<Item = &'a Arc<Template>> {
+        let builtins = builtins.filter(|_| program.is_none_or(|program| !program.replaces_builtins));
+        builtins.into_iter().chain(program.into_iter().flat_map(|program| &program.templates))
     }
 }

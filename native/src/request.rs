@@ -8,7 +8,7 @@ use mlua::ffi::lua_State;
 use crate::context::EventInfo;
 use crate::limits;
 use crate::pack::{self, Meter};
-use crate::program::{Program, Source, Template};
+use crate::program::{Source, Template};
 
 /// Outcomes of `pytw.types.Outcome`.
 pub const OK: u8 = 0;
@@ -23,9 +23,10 @@ pub const SHED: u8 = 19;
 pub enum What {
     /// An event for the templates of the program that listen for it.
     Event,
-    /// A template of its own and the source of its one chunk.
-    Script(Arc<Template>, Arc<Source>),
-    Check(Arc<Template>),
+    /// The source of one chunk, in a template of its own.
+    Script(Arc<Source>),
+    /// The entry of one template.
+    Check,
 }
 
 /// A request as it comes in; it becomes a `Request` when its tenant's turn starts it.
@@ -33,26 +34,15 @@ pub struct Arrival {
     pub id: u64,
     pub what: What,
     pub event: Arc<EventInfo>,
-    /// The program when the request arrived.
-    pub program: Option<Arc<Program>>,
+    /// The templates that run, in order: of an event those of the program when it arrived.
+    pub templates: Vec<Arc<Template>>,
     pub accepted: Instant,
     pub deadline: Instant,
 }
 
 impl Arrival {
-    /// The templates that run, in order.
-    pub fn templates(&self, builtins: Option<&Arc<Template>>) -> Vec<Arc<Template>> {
-        match &self.what {
-            What::Script(template, _) | What::Check(template) => vec![template.clone()],
-            What::Event => {
-                let own = self.program.iter().flat_map(|p| p.templates.iter());
-                builtins.into_iter().chain(own).filter(|t| t.listens(&self.event.name)).cloned().collect()
-            }
-        }
-    }
-
     pub fn is_check(&self) -> bool {
-        matches!(self.what, What::Check(_))
+        matches!(self.what, What::Check)
     }
 }
 
@@ -116,7 +106,8 @@ pub struct Request {
 }
 
 impl Request {
-    pub fn new(arrival: Box<Arrival>, templates: Vec<Arc<Template>>) -> Self {
+    pub fn new(mut arrival: Box<Arrival>) -> Self {
+        let templates = std::mem::take(&mut arrival.templates);
         let left = templates.len();
         let parts = templates.into_iter().map(|template| Part { template, main: std::ptr::null_mut(), end: None }).collect();
         Request { arrival, parts, left, cpu: Duration::ZERO, calls: Vec::new() }

@@ -24,10 +24,10 @@ impl Vm {
     pub fn start(&self, arrival: Box<Arrival>) {
         let id = arrival.id;
         self.set_running(id);
-        let templates = arrival.templates(self.limits.builtins.as_ref());
         let (event, deadline) = (arrival.event.clone(), arrival.deadline);
-        let source = if let What::Script(_, source) = &arrival.what { Some(source.clone()) } else { None };
-        let mut request = Request::new(arrival, templates.clone());
+        let source = if let What::Script(source) = &arrival.what { Some(source.clone()) } else { None };
+        let mut request = Request::new(arrival);
+        let parts = request.parts.len();
         if deadline <= Instant::now() {
             for part in &mut request.parts {
                 part.end = Some(End::Timeout);
@@ -38,8 +38,11 @@ impl Vm {
             self.deadline.set(Some(deadline));
         }
         self.requests.borrow_mut().insert(id, request);
-        for (part, template) in templates.iter().enumerate() {
-            self.start_part(id, part, template, &event, source.as_deref());
+        for part in 0..parts {
+            let template = self.requests.borrow().get(&id).map(|request| request.parts[part].template.clone());
+            if let Some(template) = template {
+                self.start_part(id, part, &template, &event, source.as_deref());
+            }
         }
     }
 

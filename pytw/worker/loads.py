@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from pytw.errors import InternalError, PytwError, StorageUnavailable, Unavailable, WorkerLost
 from pytw.limits import Limits
 from pytw.types import WorkerDb
 from pytw.worker.cache import WorkerCacheData
 from pytw.worker.state import WorkerState
-from pytw.worker.template import BUILTINS, EVERY_EVENT, Template, program, runnable
+from pytw.worker.template import Template, program, runnable
 from pytw.worker.vms import Pending, WorkerVmManager
 
 log = logging.getLogger(__name__)
@@ -53,17 +53,8 @@ class ProgramLoads:
         self.cache = cache
         self._limits = limits
         self._loads: dict[int, _Load] = {}
-        self._builtins: bytes | None = None
-        self._loop_mode = False
-
-    def set_builtins(self, template: Template, events: Sequence[str]) -> None:
-        """Put *template*, which listens for *events*, first in every program; none if it listens for nothing.
-
-        One function for every event is loop mode (DESIGN 6): it dispatches the tenant's templates itself.
-        """
-        template.events = list(events)
-        self._builtins = template.pack() if events else None
-        self._loop_mode = list(events) == [EVERY_EVENT]
+        #: The built-in template dispatches the tenant's templates itself: the engines get none.
+        self.loop_mode = False
 
     def wait(self, tenant: int, pending: Pending, resume: Resume) -> bool:
         """Have *resume* called when the tenant's program is loaded, in the order of these calls.
@@ -163,15 +154,11 @@ class ProgramLoads:
             self._install(tenant, runnable(await self._db.program(tenant), tenant, self._limits))
 
     def _install(self, tenant: int, templates: list[Template]) -> None:
-        if self._loop_mode:
+        if self.loop_mode:
             templates = []
-        items = [template.pack() for template in templates]
-        size = sum(map(len, items))
-        # A template of the tenant's own by that name replaces the built-in one.
-        if self._builtins is not None and all(template.name != BUILTINS for template in templates):
-            items.insert(0, self._builtins)
-        self._vms.set_program(tenant, program(items))
-        for oldest in self.cache.put(tenant, size, templates):
+        packed = program([template.pack() for template in templates])
+        self._vms.set_program(tenant, packed)
+        for oldest in self.cache.put(tenant, len(packed), templates):
             self._vms.set_program(oldest, NO_TEMPLATES)
 
     async def close(self) -> None:

@@ -20,6 +20,7 @@ from pytw.errors import LimitExceeded, PytwError, Unavailable, WorkerLost, from_
 from pytw.limits import Limits
 from pytw.routing import vm_thread_of
 from pytw.types import CreateEvent, DispatchResult, Outcome
+from pytw.worker.template import Template
 
 log = logging.getLogger(__name__)
 
@@ -151,11 +152,30 @@ class WorkerVmManager:
         self._sink: Sink
         self._closed = False
 
-    def open(self, sink: Sink) -> None:
-        """Start the VM threads and read from them in the running loop."""
+    async def open(self, sink: Sink, builtins: Template, check_ms: int) -> list[str]:
+        """Start the VM threads, which know the built-in template, and read from them in the running loop.
+
+        What it listens for is found out first, in an engine that lives no longer than that.
+
+        Returns: those events. Raises: ScriptError, LimitExceeded, Unavailable: the built-in template does not run.
+        """
         self._loop = asyncio.get_running_loop()
         self._sink = sink
+        events: list[str] = []
+        if builtins.files:
+            # Tenant 0 lives on the first thread, and no other is needed for this.
+            self._engines = [self._start(0)]
+            try:
+                events = msgpack.unpackb(await self.check(0, builtins.pack(), check_ms))
+            finally:
+                for engine in self._engines:
+                    self._loop.remove_reader(engine.fileno())
+                    engine.close()
+                self._engines, self._generations[0] = [], -1
+            self._options["builtins"] = msgpack.packb(dict(builtins.files))
+            self._options["builtins_events"] = events
         self._engines = [self._start(index) for index in range(self._threads)]
+        return events
 
     def _start(self, index: int) -> _native.Engine:
         engine: _native.Engine = self._make_engine(**self._options, blame_slot=self._blame_slot + index)

@@ -101,12 +101,11 @@ class Worker:
 
         Raises: ConfigError: the built-in tree does not run. Unavailable: the gates cannot be read.
         """
-        self.vms.open(self)
-        self.parts["engines"] = True
         try:
-            events = await self._builtin_events()
-            self.parts["builtins"] = True
-            self.loads.set_builtins(self._builtins, events)
+            events = await self._open_engines()
+            self.parts["engines"] = self.parts["builtins"] = True
+            # One function for all events dispatches the tenant's templates itself (DESIGN 6).
+            self.loads.loop_mode = events == [EVERY_EVENT]
             # One function for all events takes what passes the gate and widens it by nothing.
             await self.state.load(event for event in events if event != EVERY_EVENT)
         except BaseException:
@@ -120,15 +119,11 @@ class Worker:
         for _ in range(IN_FLIGHT_MAX):
             self._spawn(self._tell_of_startup(waiting))
 
-    async def _builtin_events(self) -> list[str]:
-        if not self._builtins.files:
-            return []
+    async def _open_engines(self) -> list[str]:
         try:
-            answer = await self.vms.check(0, self._builtins.pack(), CHECK_MS)
+            return await self.vms.open(self, self._builtins, CHECK_MS)
         except PytwError as error:
             raise ConfigError(f"the built-in templates do not run: {error.detail}") from error
-        events: list[str] = msgpack.unpackb(answer)
-        return events
 
     async def _tell_of_startup(self, waiting: Iterator[int]) -> None:
         """One of several that share the tenants: a task for each of them would be too many."""

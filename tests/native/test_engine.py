@@ -96,6 +96,23 @@ def test_builtins_come_first_for_every_tenant(make: Make) -> None:
     d.load(("t", "return function() return 'own' end"))
     assert [(p.template, p.value) for p in d.done(d.event()).parts] == [("$builtins", "built in"), ("t", "own")]
     assert [p.value for p in d.done(d.event(tenant=2)).parts] == ["built in"]
+    d.load(tenant=2)
+    assert [p.value for p in d.done(d.event(tenant=2)).parts] == ["built in"]
+
+
+def test_builtins_get_only_the_events_they_listen_for(make: Make) -> None:
+    source = msgpack.packb({"init.luau": "return function(ctx) return ctx:event().name end"})
+    d = make(builtins=source, builtins_events=["A", "B"])
+    assert d.done(d.event(name="A")).value == "A"
+    assert d.done(d.event(name="C")).outcome is Outcome.NOT_SUBSCRIBED
+    d = make(builtins=source, builtins_events=[])
+    assert d.done(d.event(name="A")).outcome is Outcome.NOT_SUBSCRIBED
+
+
+def test_an_own_template_of_that_name_takes_the_place_of_the_builtins(make: Make) -> None:
+    d = make(builtins=msgpack.packb({"init.luau": "return {E = function() return 'built in' end}"}))
+    d.load(("t", "return function() return 'own' end"), ("$builtins", "return function() return 'mine' end"))
+    assert [(p.template, p.value) for p in d.done(d.event()).parts] == [("t", "own"), ("$builtins", "mine")]
 
 
 def test_a_host_call_names_its_request_and_template_also_from_threads(driver: Driver) -> None:
