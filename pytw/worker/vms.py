@@ -166,6 +166,8 @@ class WorkerVmManager:
             self._engines[index].submit_event(
                 tenant, request, event.name, event.payload, event.author, event.redelivered, timeout_ms
             )
+            if len(self._pending) == 1:
+                self._loop.call_soon(self._linger, self._engines[index])
         except RuntimeError as error:
             self._refused(index, request, error)
 
@@ -226,6 +228,11 @@ class WorkerVmManager:
     def answer_error(self, tenant: int, call: int, text: str) -> None:
         if self._engines:
             self._engines[self._place(tenant)].answer_error(call, text)
+
+    def _linger(self, engine: _native.Engine) -> None:
+        """A lone event is usually done before this thread could fall asleep and be woken again."""
+        if engine.linger():
+            self._drain(engine)
 
     # -- out ---------------------------------------------------------------------------------------
 
