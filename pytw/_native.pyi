@@ -133,6 +133,12 @@ class Engine:
     def fileno(self) -> int:
         """The eventfd that becomes readable when `drain` has something."""
 
+    def linger(self) -> bool:
+        """Waits awake for output, at most 60 us and only where that has been worth it lately, with the GIL released.
+
+        True: `drain` will find something. For a caller that has just submitted its only work: a wake-up costs more.
+        """
+
     def drain(self) -> list[tuple[int, int, int, bytes]]:
         """All that came out so far: ``(kind, tenant, id, payload)``."""
 

@@ -151,6 +151,10 @@ impl Engine {
         self.handle.shared.eventfd
     }
 
+    fn linger(&self, py: Python<'_>) -> bool {
+        py.detach(|| self.handle.shared.linger())
+    }
+
     fn drain<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
         let list = PyList::empty(py);
         for out in self.handle.shared.take() {

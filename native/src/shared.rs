@@ -2,11 +2,14 @@
 
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use crossbeam_queue::SegQueue;
 use mlua::ffi;
 
 use crate::blame::Blame;
+use crate::limits;
+use crate::linger::Linger;
 use crate::pack;
 use crate::preempt;
 use crate::program::Program;
@@ -71,6 +74,8 @@ pub struct Shared {
     /// `OPEN`, or why nothing is accepted any more.
     pub state: AtomicU8,
     pub next_call: AtomicU64,
+    linger: Linger,
+    lingered: AtomicU32,
     pub stats: Stats,
 }
 
@@ -100,6 +105,8 @@ impl Shared {
             blame,
             state: AtomicU8::new(OPEN),
             next_call: AtomicU64::new(1),
+            linger: Linger::new(limits::ANSWER_WINDOW),
+            lingered: AtomicU32::new(0),
             stats: Stats::default(),
         }
     }
@@ -229,6 +236,25 @@ impl Shared {
             all.push(out);
         }
         all
+    }
+
+    /// Looks for output for a moment, awake. True: `take` will find some. While this looks nobody writes to the eventfd.
+    pub fn linger(&self) -> bool {
+        let probe = self.lingered.fetch_add(1, Ordering::Relaxed).is_multiple_of(16);
+        if !self.linger.is_worth() && !probe {
+            return false;
+        }
+        if self.notified.swap(true, Ordering::AcqRel) {
+            return true;
+        }
+        let start = Instant::now();
+        let came = self.linger.wait(|| !self.outbox.is_empty(), None);
+        self.linger.learn(if came { start.elapsed() } else { Duration::MAX });
+        if !came {
+            self.notified.swap(false, Ordering::AcqRel);
+        }
+        // What was announced while the mark was set is seen here.
+        came || !self.outbox.is_empty()
     }
 
     // ---- the timer thread's side --------------------------------------------------------------------

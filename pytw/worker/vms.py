@@ -199,6 +199,8 @@ class WorkerVmManager:
             self._engines[index].submit_event(
                 tenant, request, event.name, event.payload, event.author, event.redelivered, timeout_ms
             )
+            if len(self._pending) == 1:
+                self._loop.call_soon(self._linger, self._engines[index])
         except RuntimeError as error:
             self._refused(index, request, error)
 
@@ -265,6 +267,11 @@ class WorkerVmManager:
     def _caller(self, tenant: int, call: int) -> _native.Engine | None:
         index = self._place(tenant)
         return self._engines[index] if self._engines and call >> GENERATION_SHIFT == self._generations[index] else None
+
+    def _linger(self, engine: _native.Engine) -> None:
+        """A lone event is usually done before this thread could fall asleep and be woken again."""
+        if engine.linger():
+            self._drain(engine)
 
     # -- out ---------------------------------------------------------------------------------------
 
