@@ -148,9 +148,13 @@ def serve(
 
         return run_by_hand(options)
     found.config.dev_mode(dev=options.dev)
+    from pytw.main.forkserver import ForkServer
+
+    # Before the master's own modules are there: every worker would carry them.
+    fork_server = None if options.worker_type == "threadpool" else ForkServer.start()
     from pytw.main.master import run as run_master
 
-    return run_master(found.config, options)
+    return run_master(found.config, options, fork_server)
 
 
 def _check(options: ServeOptions) -> None:
@@ -175,5 +179,9 @@ def _check(options: ServeOptions) -> None:
             raise click.UsageError(
                 f"--worker-id {options.worker_id} has no place among --process-workers {options.process_workers}"
             )
+    if options.worker_db == "direct":
+        raise ConfigError(
+            "--worker-db direct is not available yet", hint="workers reach the database through the master"
+        )
     if options.console and importlib.util.find_spec("aiomonitor") is None:
         raise ConfigError("--use-tokio-console needs aiomonitor", hint="pip install 'pytw[debug]'")

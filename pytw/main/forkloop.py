@@ -73,6 +73,11 @@ def _warm(entry: ModuleType) -> None:
     for name in ("asyncio.base_subprocess", "concurrent.futures.thread", "_strptime", "linecache", "encodings.latin_1"):
         importlib.import_module(name)
     rehearse = getattr(entry, "rehearse", None)
+    # Entries made by imports would be replaced in every worker, each with a write to a page of names.
+    sys._clear_type_cache()
+    # Collections on the way need not look at what has come to stay.
+    gc.collect()
+    gc.freeze()
     if rehearse is not None:
         rehearse()
     gc.collect()

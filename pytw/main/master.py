@@ -14,8 +14,6 @@ from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
 
-import uvloop
-
 from pytw.api import ApiContext, ApiServer
 from pytw.config import Config, control_socket, without_password
 from pytw.errors import ConfigError, DatabaseUnreachable, PytwError
@@ -26,6 +24,7 @@ from pytw.main.console import console
 from pytw.main.database import open_database, start_embedded
 from pytw.main.forkserver import ForkServer
 from pytw.main.health import Health
+from pytw.main.loop import new_event_loop
 from pytw.main.options import ServeOptions
 from pytw.main.reaper import reap_strangers
 from pytw.main.signals import Signals
@@ -42,23 +41,20 @@ GATEWAY_WAIT_S = 5.0
 GATEWAY_LOOK_S = 0.02
 
 
-def run(config: Config, options: ServeOptions) -> int:
+def run(config: Config, options: ServeOptions, fork_server: ForkServer | None) -> int:
     """`tw serve` of every type but the internal one; returns the exit code.
 
+    Args:
+        fork_server: makes worker processes; None where there are none. It ends with this run.
     Raises:
         ConfigError and its kinds: what the operator must change; each has its own exit code.
     """
-    if options.worker_db == "direct":
-        raise ConfigError(
-            "--worker-db direct is not available yet", hint="workers reach the database through the master"
-        )
-    fork_server = None if options.worker_type == "threadpool" else ForkServer.start()
     postgres: EmbeddedPostgres | None = None
     try:
         data_dir = DataDir.claim(config.data_dir)
         listener = bind(config.addrs.template_worker, key="addrs.template_worker", flag="--listen")
         postgres = start_embedded(config, data_dir.path)
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        with asyncio.Runner(loop_factory=new_event_loop) as runner:
             return runner.run(_Master(config, options, data_dir.path, listener, postgres, fork_server).serve())
     finally:
         if postgres is not None:

@@ -17,7 +17,6 @@ from contextlib import ExitStack, suppress
 
 import msgspec
 import setproctitle
-import uvloop
 
 from pytw import observe
 from pytw.discord import DiscordRest
@@ -25,6 +24,7 @@ from pytw.errors import ConfigError, PytwError
 from pytw.limits import DEAF_MS, DRAIN_S
 from pytw.main import rights, seccomp
 from pytw.main.console import console
+from pytw.main.loop import new_event_loop
 from pytw.main.options import ServeOptions
 from pytw.main.shards import ShardSet
 from pytw.main.topology import shards_of
@@ -32,15 +32,13 @@ from pytw.mesophyll.client import MesophyllClient
 from pytw.mesophyll.proxies import CursorClient, DbClient, ForwardClient, IdentifyClient
 from pytw.mesophyll.records import Kind
 from pytw.worker.serve import WorkerServe
-from pytw.worker.spec import DiscordSpec, WorkerSpec
-from pytw.worker.vms import start_watchdog
+from pytw.worker.spec import WorkerSpec
+from pytw.worker.vms import NATIVE_ENGINE, EngineMaker, start_watchdog
 from pytw.worker.worker import Worker
 
 log = logging.getLogger(__name__)
 
 TOKEN_VARIABLE = "MESOPHYLL_CLIENT_TOKEN"
-#: The interpreter specialises code after eight runs or more.
-REHEARSALS = 16
 #: Two hops more than an event that arrived at home.
 FORWARD_GRACE_S = 2.0
 #: How a worker ends whose link was lost: the supervisor starts another one.
@@ -84,7 +82,7 @@ def run(spec: WorkerSpec, token: str, *, blame_fd: int = -1, master_pidfd: int =
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     observe.setup_logging(spec.log_level, json_lines=spec.log_json, worker=spec.worker_id)
     held = rights.refuse_calls() if spec.drop_rights else {}
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
         try:
             return runner.run(_main(spec, token, blame_fd, master_pidfd, held))
         except ConfigError as e:
@@ -96,32 +94,23 @@ def run(spec: WorkerSpec, token: str, *, blame_fd: int = -1, master_pidfd: int =
 
 
 def rehearse() -> None:
-    """Goes through a worker's first steps inside the fork server and leaves nothing behind.
+    """What the fork server does before its first fork, so that workers share what it leaves in memory."""
+    from pytw.main import rehearsal
 
-    What the interpreter makes at first use (specialised code, caches of types and patterns) is then shared by all workers:
-    1 MB less in each. No thread starts, and the loop is closed before the first fork.
-    """
-    spec = WorkerSpec(discord=DiscordSpec(token="", api_base="", gateway_url="", shards=1, intents=0))
     seccomp.program(platform.machine())
-    for _ in range(REHEARSALS):
-        with suppress(PytwError):
-            asyncio.run(_rehearse(spec))
-
-
-async def _rehearse(spec: WorkerSpec) -> None:
-    process = _Process(spec, -1, {})
-    # Port 0 takes no connections.
-    await process._client.connect("ws://127.0.0.1:0/", "rehearsal")
+    rehearsal.rehearse()
 
 
 async def _main(spec: WorkerSpec, token: str, blame_fd: int, master_pidfd: int, held: dict[str, bool]) -> int:
-    return await _Process(spec, blame_fd, held).run(token, master_pidfd)
+    return await Process(spec, blame_fd, held).run(token, master_pidfd)
 
 
-class _Process:
+class Process:
     """What lives in a worker process, and who tells whom."""
 
-    def __init__(self, spec: WorkerSpec, blame_fd: int, held: dict[str, bool]) -> None:
+    def __init__(
+        self, spec: WorkerSpec, blame_fd: int, held: dict[str, bool], *, engine: EngineMaker = NATIVE_ENGINE
+    ) -> None:
         self._spec = spec
         self._ending = asyncio.Event()
         self._code = 0
@@ -130,7 +119,9 @@ class _Process:
         )
         self._cursors = CursorClient(client)
         self._rest = DiscordRest(spec.discord.api_base, spec.discord.token) if spec.discord else DiscordRest("", "")
-        self._worker = Worker(spec, DbClient(client), self._rest, on_blame=self._blame, blame_fd=blame_fd)
+        self._worker = Worker(
+            spec, DbClient(client), self._rest, on_blame=self._blame, blame_fd=blame_fd, engine=engine
+        )
         self._serve = WorkerServe(self._worker, on_drain=self._stop_intake, drained=self._drained)
         client.serve(self._serve.handlers())
         self._shards: ShardSet | None = None
@@ -153,19 +144,14 @@ class _Process:
             return await self._run(token, master_pidfd, stack)
 
     async def _run(self, token: str, master_pidfd: int, stack: ExitStack) -> int:
-        spec, loop = self._spec, asyncio.get_running_loop()
+        spec = self._spec
         stack.enter_context(console(spec.console_port))
-        if spec.drop_rights:
-            self._rights |= rights.reduce(spec.worker_id, may_bind=bool(spec.console_port))
-        start_watchdog(master_pidfd=master_pidfd, deaf_ms=DEAF_MS, exit_on_deaf=spec.exit_on_deaf)
-        loop.add_signal_handler(signal.SIGTERM, self._terminated)
+        self._settle(master_pidfd)
         await self._client.connect(spec.mesophyll, token)
         try:
             await self._worker.start()
             self._started = True
-            # What starting left behind: 0.4 MB of an idle worker.
-            gc.collect()
-            ctypes.CDLL(None).malloc_trim(0)
+            self._tidy()
             self._tell_ready()
             if self._shards is not None:
                 self._shards.start()
@@ -173,6 +159,19 @@ class _Process:
         finally:
             await self._close()
         return self._code
+
+    def _settle(self, master_pidfd: int) -> None:
+        """What cannot be taken back: rights go, the watchdog starts."""
+        spec = self._spec
+        if spec.drop_rights:
+            self._rights |= rights.reduce(spec.worker_id, may_bind=bool(spec.console_port))
+        start_watchdog(master_pidfd=master_pidfd, deaf_ms=DEAF_MS, exit_on_deaf=spec.exit_on_deaf)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._terminated)
+
+    def _tidy(self) -> None:
+        """Gives back what starting left behind: 0.4 MB of an idle worker."""
+        gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)
 
     async def _close(self) -> None:
         if self._shards is not None:
