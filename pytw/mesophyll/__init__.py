@@ -10,7 +10,7 @@ from pytw.mesophyll.channel import Call, Handler
 from pytw.mesophyll.client import MesophyllClient
 from pytw.mesophyll.peer import answering
 from pytw.mesophyll.proxies import CursorClient, DbClient, ForwardClient, IdentifyClient
-from pytw.mesophyll.records import Kind, Record, pack_event, unpack_event
+from pytw.mesophyll.records import Kind, pack_event, unpack_event
 from pytw.mesophyll.tokens import new_token
 
 if TYPE_CHECKING:
@@ -41,7 +41,6 @@ __all__ = [
     "LinkHandler",
     "MesophyllClient",
     "MesophyllServer",
-    "Record",
     "Services",
     "answering",
     "new_token",

@@ -8,7 +8,6 @@ Request 0 wants no answer. Docs: docs/mesophyll.md.
 from __future__ import annotations
 
 import enum
-from typing import NamedTuple
 
 import msgspec
 
@@ -34,6 +33,7 @@ class Kind(enum.IntEnum):
     CANCEL = 13  # both; nil: the sender gave up its request; answered by nothing of its own
     DB = 14  # W>M [operation, args...] of types.WorkerDb; answered by RESULT
     QUARANTINE = 15  # M>W [until, unix seconds; 0 lifts it]
+    # Nobody sends or serves these four yet: workers write their log to the stderr they inherit, and count in HEARTBEAT.
     PUBLISH = 16  # both [topic, payload]: to every other worker that subscribed
     SUBSCRIBE = 17  # W>M [topic, on]
     LOG = 18  # W>M [[level, target, text, {field: value}], ...]
@@ -43,15 +43,6 @@ class Kind(enum.IntEnum):
     IDENTIFY = 21  # W>M [shard]: wants the right to identify; answered by RESULT nil when it may
     DRAIN = 22  # M>W nil: stop intake, finish what runs, report cursors; answered by RESULT nil when done
     BLAME = 23  # W>M [milliseconds]: the tenant has held a VM thread that long
-
-
-class Record(NamedTuple):
-    """One record as `_framing.split` gives it."""
-
-    kind: int
-    request: int
-    tenant: int
-    body: bytes
 
 
 #: Told in HELLO; both sides must speak the same.

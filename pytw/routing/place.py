@@ -12,11 +12,6 @@ from pytw.types import ID_MAX
 TIME_SHIFT = 22
 
 
-def place_of(tenant: int) -> int:
-    """The milliseconds of the tenant's snowflake: what the formulas below divide."""
-    return (tenant & ID_MAX) >> TIME_SHIFT
-
-
 def worker_of(tenant: int, workers: int) -> int:
     """The worker, of *workers*, that owns the tenant of this 64-bit key."""
     return ((tenant & ID_MAX) >> TIME_SHIFT) % workers
