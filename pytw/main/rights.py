@@ -76,7 +76,9 @@ def _rlimits() -> bool:
     try:
         _lower(resource.RLIMIT_NOFILE, NOFILE_MAX)
         _lower(resource.RLIMIT_CORE, 0)
-        _lower(resource.RLIMIT_NPROC, THREADS_MAX)
+        if os.geteuid() == 0:
+            # The kernel counts by account: a worker's own has nothing else, an ordinary user's may have more already.
+            _lower(resource.RLIMIT_NPROC, THREADS_MAX)
     except (OSError, ValueError):
         return False
     return True

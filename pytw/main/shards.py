@@ -14,6 +14,8 @@ from pytw.worker.worker import Worker
 
 log = logging.getLogger(__name__)
 
+AGAIN_S = 5.0
+
 
 class ShardSet:
     """Shards ``{s : s % workers == worker_id}`` of one worker.
@@ -70,11 +72,16 @@ class ShardSet:
         self._tasks = [asyncio.create_task(self._run(shard), name=f"shard {shard.id}") for shard in self.shards]
 
     async def _run(self, shard: Shard) -> None:
-        try:
-            await shard.run()
-        except PytwError as e:
-            # Discord will not have us: the worker goes on serving the API, and /readyz names the gateway.
-            log.critical("shard %d is given up: %s", shard.id, e)
+        while True:
+            try:
+                return await shard.run()
+            except PytwError as e:
+                # Discord will not have us: the worker goes on serving the API, and /readyz names the gateway.
+                return log.critical("shard %d is given up: %s", shard.id, e)
+            except Exception:
+                # A bug of ours must not cost the guilds of this shard everything from here on.
+                log.exception("shard %d failed; it begins again in %.0f s", shard.id, AGAIN_S)
+            await asyncio.sleep(AGAIN_S)
 
     def stop_intake(self) -> None:
         for shard in self.shards:

@@ -40,8 +40,3 @@ class Signals:
     def _hup(self) -> None:
         log.info("SIGHUP: replacing the workers one by one")
         self._replace()
-
-    def close(self) -> None:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            loop.remove_signal_handler(number)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 
-from pytw.errors import PytwError
 from pytw.main.shards import ShardSet
 from pytw.storage.stores import Stores
 from pytw.types import CursorSink, Forwarder, IdentifySlots
@@ -71,15 +71,10 @@ class Threads:
         """Stops intake, lets what runs end, reports cursors."""
         for shards in self._shards:
             shards.stop_intake()
-        in_time = True
-        for member in self.members:
-            try:
-                in_time &= await member.drain(timeout_s)
-            except PytwError:
-                in_time = False
-        for shards in self._shards:
-            await shards.close()
-        return in_time
+        # All at the same time: the master has one such time for its whole end.
+        in_time = await asyncio.gather(*(member.drain(timeout_s) for member in self.members))
+        await asyncio.gather(*(shards.close() for shards in self._shards))
+        return all(in_time)
 
     async def close(self) -> None:
         for member in self.members:
