@@ -230,7 +230,14 @@ def test_address_splits_into_host_and_port():
     assert config.split_address("localhost:0") == ("localhost", 0)
 
 
-@pytest.mark.parametrize("url", ["postgres://u:p%40w@h/d", "postgres://u:hunter2@h:5432/d?sslmode=require"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgres://u:p%40w@h/d",
+        "postgres://u:hunter2@h:5432/d?sslmode=require",
+        "postgres://u:x@h/d?password=hunter2&a=b",
+    ],
+)
 def test_password_of_a_url_is_hidden(url):
     shown = config.without_password(url)
     assert "p%40w" not in shown

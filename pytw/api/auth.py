@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import socket
 import struct
@@ -18,6 +17,7 @@ from urllib.parse import urlsplit
 from aiohttp import web
 
 from pytw.api.context import CONTEXT, Principal
+from pytw.config import is_loopback
 from pytw.errors import Forbidden, Unauthorized
 
 CONTROL = Principal("control", root=True)
@@ -25,7 +25,6 @@ DEVELOPER = Principal("developer", root=False)
 
 #: Longer tokens are refused unread.
 TOKEN_TEXT_MAX = 512
-_LOOPBACK_NAMES = frozenset({"localhost", "localhost.localdomain"})
 
 
 def peer_uid(request: web.Request) -> int | None:
@@ -40,18 +39,6 @@ def peer_uid(request: web.Request) -> int | None:
 def on_control_socket(request: web.Request) -> bool:
     """The request came by UNIX socket, from root or our own user."""
     return peer_uid(request) in (0, os.geteuid())
-
-
-def is_loopback(host: str | None) -> bool:
-    """Whether a host name or address means this machine."""
-    if not host:
-        return False
-    if host.lower() in _LOOPBACK_NAMES or host.lower().endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _hostname(url: str) -> str | None:

@@ -10,8 +10,7 @@ import click
 from pytw import observe
 from pytw.commands.control import CALL_TIMEOUT_S, control, controlled
 from pytw.commands.settings import configured, reading
-
-WAIT_MAX_S = 60.0
+from pytw.limits import MOCK_WAIT_MAX_S
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -25,7 +24,7 @@ def mock() -> None:
 @click.option(
     "--wait",
     "wait_s",
-    type=click.FloatRange(0, WAIT_MAX_S),
+    type=click.FloatRange(0, MOCK_WAIT_MAX_S),
     default=2.0,
     show_default=True,
     help="Seconds to wait for answers.",

@@ -1,6 +1,6 @@
 """The configuration: `config.yaml`, `TW_` variables and flags, checked key by key, with one table behind all of it."""
 
-from pytw.config.addresses import control_socket, split_address, without_password
+from pytw.config.addresses import control_socket, is_loopback, split_address, without_password
 from pytw.config.keys import Key, keys
 from pytw.config.reading import Reading, load, read
 from pytw.config.sections import Config, default_data_dir
@@ -11,6 +11,7 @@ __all__ = [
     "Reading",
     "control_socket",
     "default_data_dir",
+    "is_loopback",
     "keys",
     "load",
     "read",

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
+import re
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from pytw.errors import ConfigError
 
+#: What a UNIX socket's name may hold.
 SOCKET_PATH_BYTES_MAX = 107
+_LOOPBACK_NAMES = frozenset({"localhost", "localhost.localdomain"})
+_PASSWORD_PARAMETER = re.compile(r"([?&](?:ssl)?password=)[^&#]*", re.IGNORECASE)
 
 
 def split_address(address: str) -> tuple[str, int]:
@@ -26,6 +31,19 @@ def control_socket(data_dir: str) -> str:
 
 
 def without_password(url: str) -> str:
-    """*url* fit to be shown."""
+    """*url* fit to be shown: passwords are hidden before the host and among the parameters."""
+    url = _PASSWORD_PARAMETER.sub(r"\1(hidden)", url)
     parts = urlsplit(url)
     return url.replace(f":{parts.password}@", ":(hidden)@", 1) if parts.password else url
+
+
+def is_loopback(host: str | None) -> bool:
+    """Whether a host name or address means this machine."""
+    if not host:
+        return False
+    if host.lower() in _LOOPBACK_NAMES or host.lower().endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

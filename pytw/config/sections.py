@@ -6,7 +6,6 @@ Source: the reference's config.yaml (spec 5.16) for the names.
 
 from __future__ import annotations
 
-import ipaddress
 import os
 from pathlib import Path
 from typing import Annotated, Literal
@@ -14,7 +13,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from pytw.config.addresses import split_address
+from pytw.config.addresses import is_loopback, split_address
 from pytw.errors import ConfigError
 from pytw.limits import Limits
 
@@ -105,7 +104,9 @@ class Addrs(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     mesophyll_server: Annotated[
         str,
         _text(
-            "Where the master listens for its workers. Empty: a UNIX socket of its own.", f"^$|{_ADDRESS}", _ADDRESS_TEXT
+            "Where the master listens for its workers. Empty: a UNIX socket of its own.",
+            f"^$|{_ADDRESS}",
+            _ADDRESS_TEXT,
         ),
     ] = ""
 
@@ -124,13 +125,6 @@ class Pg(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     user: Annotated[
         str, _text("Account of the embedded database where pytw runs as root. Empty: pytw, postgres or nobody.")
     ] = ""
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def default_data_dir() -> str:
@@ -179,7 +173,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
                         hint="set TW_DISCORD_TOKEN, or pass --dev to run on the mock Discord",
                     )
         host, _ = split_address(self.addrs.template_worker)
-        if not _is_loopback(host):
+        if not is_loopback(host):
             raise ConfigError(
                 f"addrs.template_worker is {self.addrs.template_worker}, and dev mode only listens on loopback",
                 hint="set discord_auth.token for a real bot, or listen on 127.0.0.1",

@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from pytw.config.addresses import SOCKET_PATH_BYTES_MAX
 from pytw.errors import AlreadyRunning, ConfigError, PytwError, StorageRefused, StorageUnavailable
 from pytw.storage import pgfiles, pgprocesses
 
@@ -36,7 +37,6 @@ LOG = logging.getLogger("pytw.storage.postgres")
 
 DATABASE = USER = "pytw"
 PORT = 5432  # only a part of the socket's name
-SOCKET_PATH_BYTES_MAX = 107
 READY_S_MAX = 300.0  # crash recovery of a large write-ahead log takes its time
 INITDB_S_MAX = 120.0
 OLD_SERVER_S_MAX = 10.0  # how long an old server on the same data may take to end
