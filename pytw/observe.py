@@ -1,7 +1,7 @@
 """What pytw tells of itself: log lines on stderr and metrics.
 
 A line reads `[Worker 0] (target) LEVEL - message`, without the first part in the master, or is one JSON object. Lines of a
-dispatch name their tenant and request: log through `dispatch_log(...)`, or pass `extra={"tenant": ..., "request": ...}`.
+dispatch name their tenant and request: pass `extra={"tenant": ..., "request": ...}`.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ import json
 import logging
 import sys
 import time
-from collections.abc import MutableMapping
 from typing import TYPE_CHECKING, Any, TextIO
+
+from pytw.types import USER_BIT
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-USER_BIT = 1 << 63
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 #: The reference's spelling.
 _LEVEL_NAMES = {"WARNING": "WARN", "CRITICAL": "ERROR"}
@@ -44,8 +44,8 @@ class _Line(logging.Formatter):
             text += "\n" + self.formatException(record.exc_info)
         level = _LEVEL_NAMES.get(record.levelname, record.levelname)
         fields = "".join(f" {name}={value}" for name, value in _fields(record).items())
-        text = text.translate(_ESCAPES).replace("\n", "\n    ")
-        return f"{self._prefix}({record.name}) {level} - {text}{fields}"
+        text = (text + fields).translate(_ESCAPES).replace("\n", "\n    ")
+        return f"{self._prefix}({record.name}) {level} - {text}"
 
 
 class _Json(logging.Formatter):
@@ -95,19 +95,6 @@ def setup_logging(
         logging.getLogger(chatty).setLevel(max(root.level, logging.WARNING))
 
 
-class DispatchLog(logging.LoggerAdapter[logging.Logger]):
-    """A logger whose lines carry the tenant and request of one dispatch."""
-
-    def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
-        kwargs["extra"] = {**(self.extra or {}), **(kwargs.get("extra") or {})}
-        return msg, kwargs
-
-
-def dispatch_log(logger: logging.Logger, tenant: int, request: int, **fields: object) -> DispatchLog:
-    """*logger* for the lines of one dispatch; *fields* may add `template` and `event`."""
-    return DispatchLog(logger, {"tenant": tenant, "request": request, **fields})
-
-
 class Metrics:
     """A process's own metrics. Rooms declare theirs once and keep the child they count on; asking again gives the same.
 
@@ -146,45 +133,11 @@ class Metrics:
     ) -> Histogram:
         return self._make("Histogram", name, help_text, labels, buckets=buckets)  # type: ignore[no-any-return]
 
-    def exposition(self, worker: int | None = None) -> str:
-        """The metrics as Prometheus text. With *worker*, each sample carries that label: how a worker's text joins others.
-
-        Rendering 2,000 series takes 23 ms: call it off the loop.
-        """
+    def exposition(self) -> str:
+        """The metrics as Prometheus text. Rendering 2,000 series takes 23 ms: call it off the loop."""
         from prometheus_client import generate_latest
 
-        text = generate_latest(self.registry).decode()
-        return text if worker is None else labelled(text, worker)
-
-
-def labelled(text: str, worker: int) -> str:
-    """Prometheus *text* with `worker="N"` as the first label of each sample."""
-    out = []
-    for line in text.splitlines():
-        if line and not line.startswith("#"):
-            cut = min((at for at in (line.find("{"), line.find(" ")) if at >= 0), default=len(line))
-            rest = line[cut:]
-            label = f'worker="{worker}"'
-            line = f"{line[:cut]}{{{label},{rest[1:]}" if rest.startswith("{") else f"{line[:cut]}{{{label}}}{rest}"
-        out.append(line)
-    return "\n".join(out) + "\n"
-
-
-def merged(texts: list[str]) -> str:
-    """One exposition of several: each metric's samples together under one HELP and TYPE, as the format wants it."""
-    heads: dict[str, list[str]] = {}
-    samples: dict[str, list[str]] = {}
-    for text in texts:
-        family = ""
-        for line in text.splitlines():
-            if line.startswith("# "):
-                family = line.split(" ", 3)[2]
-                head = heads.setdefault(family, [])
-                if line not in head:
-                    head.append(line)
-            elif line:
-                samples.setdefault(family, []).append(line)
-    return "".join("\n".join((*head, *samples.get(family, ()))) + "\n" for family, head in heads.items())
+        return generate_latest(self.registry).decode()
 
 
 #: This process's metrics.

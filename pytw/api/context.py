@@ -66,8 +66,8 @@ class HealthLike(Protocol):
     def health(self) -> Mapping[str, Any]:
         """Alive, and how."""
 
-    def metrics(self) -> list[str]:
-        """Prometheus texts; those of workers carry their label."""
+    def metrics(self) -> Callable[[], str]:
+        """Notes the numbers of now; what comes back renders them as Prometheus text, in any thread."""
 
 
 class MockSay(Protocol):

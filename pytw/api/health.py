@@ -9,7 +9,6 @@ from aiohttp import web
 from pytw import luau
 from pytw.api.answers import answer
 from pytw.api.context import CONTEXT
-from pytw.observe import merged
 
 EXPOSITION = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -37,10 +36,7 @@ async def readyz(request: web.Request) -> web.Response:
 
 
 async def metrics(request: web.Request) -> web.Response:
-    health = request.app[CONTEXT].health
-    # Rendering takes milliseconds, and its sources belong to this loop only as numbers and text.
-    texts = health.metrics()
-    text = await asyncio.to_thread(merged, texts)
+    text = await asyncio.to_thread(request.app[CONTEXT].health.metrics())
     return web.Response(body=text.encode(), headers={"Content-Type": EXPOSITION})
 
 

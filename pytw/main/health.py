@@ -71,9 +71,11 @@ class Health:
             ],
         }
 
-    def metrics(self) -> list[str]:
-        """Prometheus texts. Workers count in plain numbers that come with their heartbeats: a registry of their own would
-        cost each of them half a megabyte.
+    def metrics(self) -> Callable[[], str]:
+        """Notes the numbers of now; what comes back renders them as Prometheus text, in any thread.
+
+        Workers count in plain numbers that come with their heartbeats: a registry of their own would cost each of them
+        half a megabyte.
         """
         restarts = metrics.gauge("tw_worker_restarts", "Restarts of a worker process.", ("worker",))
         up = metrics.gauge("tw_worker_up", "Whether a worker takes events.", ("worker",))
@@ -82,7 +84,9 @@ class Health:
             restarts.labels(str(slot["worker"])).set(slot["restarts"])
         for worker_id, said in self._workers.parts().items():
             up.labels(str(worker_id)).set(bool(said.get("gates")))
+        # A worker that is away has no numbers.
+        stat.clear()
         for worker_id, numbers in self._workers.stats().items():
             for name, number in numbers.items():
                 stat.labels(str(worker_id), name).set(number)
-        return [metrics.exposition()]
+        return metrics.exposition

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -129,11 +129,8 @@ class FakeHealth:
     def health(self) -> Mapping[str, Any]:
         return {"status": "ok", "rights": {"seccomp": True}}
 
-    def metrics(self) -> list[str]:
-        return [
-            "# HELP tw_x A number.\n# TYPE tw_x gauge\ntw_x 1.0\n",
-            '# HELP tw_x A number.\n# TYPE tw_x gauge\ntw_x{worker="0"} 2.0\n',
-        ]
+    def metrics(self) -> Callable[[], str]:
+        return lambda: "# HELP tw_x A number.\n# TYPE tw_x gauge\ntw_x 1.0\n"
 
 
 class Api:
