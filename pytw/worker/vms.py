@@ -200,7 +200,7 @@ class WorkerVmManager:
                 tenant, request, event.name, event.payload, event.author, event.redelivered, timeout_ms
             )
             if len(self._pending) == 1:
-                self._loop.call_soon(self._linger, self._engines[index])
+                self._loop.call_soon(self._linger, self._engines[index], self._generations[index])
         except RuntimeError as error:
             self._refused(index, request, error)
 
@@ -268,10 +268,10 @@ class WorkerVmManager:
         index = self._place(tenant)
         return self._engines[index] if self._engines and call >> GENERATION_SHIFT == self._generations[index] else None
 
-    def _linger(self, engine: _native.Engine) -> None:
+    def _linger(self, engine: _native.Engine, generation: int) -> None:
         """A lone event is usually done before this thread could fall asleep and be woken again."""
         if engine.linger():
-            self._drain(engine)
+            self._drain(engine, generation)
 
     # -- out ---------------------------------------------------------------------------------------
 
