@@ -8,7 +8,7 @@ FACES  := pytw._native $(subst /,.,$(basename $(shell find pytw -name '*.pyx')))
 SOURCES := pyproject.toml Cargo.toml Cargo.lock native/Cargo.toml $(shell find native/src native/build pytw \
              -name '*.rs' -o -name '*.pyx' -o -name '*.pxd' -o -name backend.py)
 
-.PHONY: help setup build test test-asserts test-fast lint fmt types bench run docs ci
+.PHONY: help setup build test test-asserts test-fast lint fmt types bench bench-table run docs ci
 .DELETE_ON_ERROR:
 
 help:            ## this list
@@ -59,6 +59,9 @@ fmt: $(BUILT)    ## format Python and Rust
 
 bench: $(BUILT)  ## all benches, with their budgets
 	$(BIN)/python -m pytest bench --benchmark-only -q
+
+bench-table: bench ## the same, and bench/README.md from it
+	$(BIN)/python bench/stamp.py > bench/README.md
 
 run: $(BUILT)    ## serve, with nothing configured
 	@exec $(BIN)/tw serve
