@@ -108,11 +108,13 @@ def served(monkeypatch):
 
         class Master:
             @staticmethod
-            def run(config, options):
+            def run(config, options, fork_server):
                 took.append((config, options))
+                assert (fork_server is None) == (options.worker_type == "threadpool")
                 return 0
 
         monkeypatch.setitem(sys.modules, "pytw.main.master", Master)
+        monkeypatch.setattr("pytw.main.forkserver.ForkServer.start", lambda: "a fork server")
         monkeypatch.setattr(serve_module.observe, "setup_logging", lambda *a, **k: None)
         assert _run(command or root, name, args) == 0
         return took[0]
@@ -147,7 +149,7 @@ def test_every_flag_reaches_the_master(served, tmp_path):
         ],
         *[
             "--worker-db",
-            "direct",
+            "mesophyll",
             "--exit-on-deaf-thread",
             "--abort-on-crash-loop",
             "--listen",
@@ -161,7 +163,7 @@ def test_every_flag_reaches_the_master(served, tmp_path):
     assert options.worker_debug
     assert options.builtins_dir == str(tmp_path / "b")
     assert options.dev
-    assert options.worker_db == "direct"
+    assert options.worker_db == "mesophyll"
     assert options.exit_on_deaf_thread
     assert options.abort_on_crash_loop
     assert config.addrs.template_worker == "127.0.0.1:7"

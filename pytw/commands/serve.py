@@ -84,15 +84,15 @@ class _WorkerType(click.ParamType[str]):
     "--max-db-connections",
     type=_COUNT,
     default=7,
-    help="Database connections of the master; with --worker-db direct of each worker too.",
+    help="Database connections of the master.",
 )
 @click.option(
     "--worker-db",
     type=click.Choice(["mesophyll", "direct"]),
     default="mesophyll",
-    help="How workers reach the database.",
+    help="How workers reach the database; direct comes with a later version.",
 )
-@click.option("--worker-debug", is_flag=True, help="Define the Luau global _debug and log what VMs do.")
+@click.option("--worker-debug", is_flag=True, help="Define the Luau global _debug.")
 @click.option("--use-tokio-console", "console", is_flag=True, help="aiomonitor on 127.0.0.1:6669 (extra: debug).")
 @click.option(
     "--builtins-dir",

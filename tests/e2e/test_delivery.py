@@ -68,7 +68,7 @@ def test_kill_9_under_load_loses_nothing_and_flags_what_ran_twice() -> None:
         wanted = {f"m{number}" for number in range(EVENTS)}
         give_up_at = time.monotonic() + 30
         while wanted - mock.heard().keys() and time.monotonic() < give_up_at:
-            time.sleep(0.1)
+            time.sleep(0.05)
         heard = mock.heard()
         assert wanted - heard.keys() == set(), server.log[-3000:]
         twice = {text: flags for text, flags in heard.items() if text in wanted and len(flags) > 1}
