@@ -24,6 +24,11 @@ TITLE = "tw forkserver"
 
 STARTED, REFUSED, EXITED = 1, 2, 3
 
+_KEPT_VARIABLES = frozenset(
+    {"HOME", "LANG", "LANGUAGE", "PATH", "SSL_CERT_DIR", "SSL_CERT_FILE", "TERM", "TMPDIR", "TZ"}
+)
+_KEPT_PREFIXES = ("LC_", "LD_", "MALLOC_", "PYTHON", "VIRTUAL_ENV")
+
 _PR_SET_PDEATHSIG = 1
 _M_ARENA_MAX = -8
 _M_TRIM_THRESHOLD = -1
@@ -52,7 +57,9 @@ def _settle(master: int) -> None:
     # As many arenas as a worker has busy threads: each costs an idle worker little, too few make VM threads wait for each other.
     libc.mallopt(_M_ARENA_MAX, 4)
     libc.mallopt(_M_TRIM_THRESHOLD, 131_072)
+    # First the title, which is written over the memory where the environment stood at the start.
     setproctitle.setproctitle(TITLE)
+    _forget_environment()
     # The terminal signals its whole group; only the master decides when workers end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -60,6 +67,13 @@ def _settle(master: int) -> None:
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.close(null)
+
+
+def _forget_environment() -> None:
+    """Leaves what the interpreter and libraries look at: the master's may hold a database's password and other keys."""
+    for name in set(os.environ) - _KEPT_VARIABLES:
+        if not name.startswith(_KEPT_PREFIXES):
+            del os.environ[name]
 
 
 def _warm(entry: ModuleType) -> None:

@@ -17,6 +17,7 @@ def entry(spec, token, blame_fd, master_pidfd):
         return 7
     if spec == b"fds":
         os.write(blame_fd, json.dumps({"fds": sorted(int(f) for f in os.listdir("/proc/self/fd")),
+            "environ": [n for n in os.environ if n.startswith("TW_")] + [open("/proc/self/environ").read().count("hunter2")],
             "title": open("/proc/self/cmdline").read().strip(chr(0)), "token": token}).encode().ljust(4096))
         return 0
     poll = select.poll(); poll.register(master_pidfd, select.POLLIN); poll.poll()
@@ -43,7 +44,10 @@ def run_master(body: str) -> dict:
             print(json.dumps(asyncio.run(go())))
     """)
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False)
+    env = {**os.environ, "TW_DATABASE_URL": "postgres://u:hunter2@h/d"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False, env=env
+    )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -73,6 +77,7 @@ def test_worker_inherits_only_standard_streams_blame_memory_and_the_masters_pidf
     assert len(got["fds"]) == 6  # 0, 1, 2, blame, pidfd, and the folder being listed
     assert got["title"].startswith("tw forkserver")
     assert got["token"] == "secret"
+    assert got["environ"] == [0]
 
 
 def test_pidfd_tells_of_a_killed_worker() -> None:
