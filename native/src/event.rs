@@ -9,9 +9,11 @@ use std::ffi::c_int;
 
 use mlua::ffi::{self, lua_State};
 
-use crate::context::{self, TAG_CTX};
+use crate::context::{self, Ctx, TAG_CTX};
 use crate::isolate::{self, RING, slot};
-use crate::json::{self, Nulls, bytes_at, push_str};
+use crate::json::{self, Bad, Keys, bytes_at, push_str};
+use crate::limits;
+use crate::scheduler;
 
 /// Place of the metatable of events without data in the metatable of `ctx`.
 pub const LAZY: c_int = 1;
@@ -49,7 +51,7 @@ pub unsafe extern "C-unwind" fn of_ctx(state: *mut lua_State) -> c_int {
         }
         if core.reads_data(ctx.name_index) {
             push_str(state, b"data");
-            push_data(state, ctx.payload());
+            push_data(state, ctx);
             ffi::lua_rawset(state, 3);
         } else {
             ffi::lua_pushvalue(state, 1);
@@ -68,13 +70,19 @@ pub unsafe extern "C-unwind" fn of_ctx(state: *mut lua_State) -> c_int {
 }
 
 /// Pushes the parsed payload, or raises what the parser says.
-unsafe fn push_data(state: *mut lua_State, payload: &[u8]) {
+unsafe fn push_data(state: *mut lua_State, ctx: &Ctx) {
     // SAFETY: inside a function that Luau called.
     unsafe {
-        let done = match json::push(state, payload, Nulls::Nil) {
+        let vm = scheduler::vm();
+        let done = match json::push(state, vm.keys.get_or_init(|| Keys::new(state)), ctx.name(), ctx.payload()) {
             Ok(()) => true,
-            Err(text) => {
-                push_str(state, format!("the event's data is not readable: {text}").as_bytes());
+            Err(bad) => {
+                vm.breach.set(match bad {
+                    Bad::TooDeep => Some(limits::DEPTH),
+                    Bad::TooLong => Some(limits::SIZE),
+                    Bad::Syntax(_) => None,
+                });
+                push_str(state, format!("the event's data is not readable: {bad}").as_bytes());
                 false
             }
         };
@@ -100,7 +108,7 @@ pub unsafe fn complete(state: *mut lua_State, index: c_int) -> bool {
         }
         ffi::lua_rawgetptagged(state, index, mark(), 0);
         if let Some(ctx) = context::at(state, -1) {
-            push_data(state, ctx.payload());
+            push_data(state, ctx);
             ffi::lua_setreadonly(state, index, 0);
             ffi::lua_rawsetfield(state, index, c"data".as_ptr());
             ffi::lua_pushnil(state);
