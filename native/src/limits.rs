@@ -86,6 +86,11 @@ impl LogBudget {
     }
 }
 
+/// How long a VM thread waits awake for more work, where that has been worth it.
+pub const IDLE_WINDOW: Duration = Duration::from_micros(120);
+/// How long a caller waits awake for the answer to a lone event.
+pub const ANSWER_WINDOW: Duration = Duration::from_micros(60);
+
 #[cfg(test)]
 mod tests {
     use super::cut;
@@ -97,8 +102,3 @@ mod tests {
         assert!(text.len() <= 20 && text.ends_with("(cut)"));
     }
 }
-
-/// How long a VM thread waits awake for more work, where that has been worth it.
-pub const IDLE_WINDOW: Duration = Duration::from_micros(120);
-/// How long a caller waits awake for the answer to a lone event.
-pub const ANSWER_WINDOW: Duration = Duration::from_micros(60);
