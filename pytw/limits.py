@@ -145,6 +145,7 @@ TENANT_DATA_BYTES_MAX = 262_144
 CURSOR_WRITE_MS = 500
 TEMPLATE_NAME_BYTES_MAX = 64
 TEMPLATE_PATH_BYTES_MAX = 256
+TENANT_SOURCE_BYTES_MAX = 4 * MIB  # of all deployed templates of a tenant, paths included
 OBJECT_KEY_BYTES_MAX = 2_048
 OBJECT_BYTES_MAX = 524_288
 OBJECT_LIST_MAX = 1_000
@@ -156,4 +157,6 @@ API_TOKENS_MAX = 50
 
 # Bounds that follow from each other.
 assert VALUE_BYTES_MAX <= RECORD_BYTES_MAX <= FRAME_BYTES_MAX <= LINK_BUFFER_BYTES_MAX
+# A tenant's program crosses in one record; names and headers come on top.
+assert 2 * TENANT_SOURCE_BYTES_MAX <= RECORD_BYTES_MAX
 assert HEARTBEAT_MS * HEARTBEATS_MISSED_MAX <= DEAF_MS

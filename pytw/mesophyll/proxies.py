@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import msgspec
 
-from pytw.errors import ProtocolError
+from pytw.errors import LimitExceeded, ProtocolError
 from pytw.mesophyll.dbcodec import pack_ask, pack_cursors, unpack_cursors, unpack_result
 from pytw.mesophyll.peer import Peer
 from pytw.mesophyll.records import Kind, pack_event
@@ -29,6 +29,8 @@ from pytw.types import (
 #: A database operation without an answer in this time has failed as far as the template is concerned.
 DB_TIMEOUT_S = 30.0
 LOAD_TIMEOUT_S = 30.0
+#: How finely the gates of a worker are asked for, at most.
+GATES_PARTS_MAX = 1 << 20
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode_outcome = msgspec.msgpack.Decoder(tuple[int]).decode
@@ -45,7 +47,14 @@ class DbClient(WorkerDb):
         return unpack_result(name, body)
 
     async def gates(self, worker_id: int, workers: int) -> list[TenantGate]:
-        return cast(list[TenantGate], await self._ask(0, "gates", worker_id, workers))
+        try:
+            return cast(list[TenantGate], await self._ask(0, "gates", worker_id, workers))
+        except LimitExceeded:
+            if workers >= GATES_PARTS_MAX:
+                raise
+            # More than a record holds: what is w of n is w or w + n of 2n, and each of the two has about half of it.
+            first = await self.gates(worker_id, workers * 2)
+            return first + await self.gates(worker_id + workers, workers * 2)
 
     async def gate(self, tenant: int) -> TenantGate:
         return cast(TenantGate, await self._ask(tenant, "gate"))

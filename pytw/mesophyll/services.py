@@ -71,7 +71,7 @@ class Services:
         ask = unpack_ask(call.body)
         if ask.operation.of_tenant:
             self._require_tenant(link, call.tenant)
-        elif ask.args[:2] != (link.worker_id, self._workers):
+        elif not self._is_part_of(link, *ask.args[:2]):
             self._refuse(link, f"{ask.operation.name} of worker {ask.args[0]} of {ask.args[1]}")
         given_up = False
 
@@ -151,6 +151,10 @@ class Services:
     def _require_tenant(self, link: Link, tenant: int) -> None:
         if worker_of(tenant, self._workers) != link.worker_id:
             self._refuse(link, f"tenant {tenant}")
+
+    def _is_part_of(self, link: Link, place: int, places: int) -> bool:
+        """Whether place *place* of *places* holds tenants of the worker only: it may ask for all, or part by part."""
+        return 0 <= place < places and places % self._workers == 0 and place % self._workers == link.worker_id
 
     def _owns_shard(self, link: Link, shard: int) -> bool:
         return shard >= 0 and shard % self._workers == link.worker_id

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from pytw.errors import LimitExceeded, NotFound, RequestError
-from pytw.limits import TEMPLATE_NAME_BYTES_MAX, TEMPLATE_PATH_BYTES_MAX, Limits
+from pytw.limits import TEMPLATE_NAME_BYTES_MAX, TEMPLATE_PATH_BYTES_MAX, TENANT_SOURCE_BYTES_MAX, Limits
 from pytw.storage.tenants import checked_events
 from pytw.types import Id, TemplateSource
 
@@ -47,6 +47,13 @@ SELECT id, files::text AS files, entry, language, events, compiles, author, mess
 FROM template_versions WHERE {_OWNED} AND template = $3 ORDER BY id DESC LIMIT $4"""
 SOURCES = "SELECT hash, source FROM sources WHERE hash = ANY($1)"
 
+OTHERS = """
+SELECT count(DISTINCT t.name) AS templates, coalesce(sum(octet_length(s.source) + octet_length(file.key)), 0) AS bytes
+FROM templates t
+LEFT JOIN template_versions v ON v.id = t.deployed_version
+LEFT JOIN LATERAL jsonb_each_text(v.files) AS file ON true
+LEFT JOIN sources s ON s.hash = decode(file.value, 'hex')
+WHERE t.owner_id = $1 AND t.owner_type = $2 AND t.name <> $3"""
 SAVE_SOURCES = """
 INSERT INTO sources (hash, source) SELECT * FROM unnest($1::bytea[], $2::text[]) AS new (hash, source) ORDER BY 1
 ON CONFLICT (hash) DO NOTHING"""
@@ -204,11 +211,16 @@ class TemplateStore:
         async with self._db.transaction() as connection:
             # One writer per tenant, so that the count below holds.
             await connection.execute("SELECT pg_advisory_xact_lock(hashtextextended($1 || $2, 0))", *key)
-            others = await connection.fetchval(
-                f"SELECT count(*) FROM templates WHERE {_OWNED} AND name <> $3", *key, name
-            )
-            if others >= self._limits.templates_max:
-                raise LimitExceeded(f"too many templates: {others}", hint=f"{self._limits.templates_max} at most")
+            others = await connection.fetchrow(OTHERS, *key, name)
+            if others["templates"] >= self._limits.templates_max:
+                raise LimitExceeded(
+                    f"too many templates: {others['templates']}", hint=f"{self._limits.templates_max} at most"
+                )
+            own = sum(len(path.encode()) + len(source.encode()) for path, source in sources.items())
+            if deploy and others["bytes"] + own > TENANT_SOURCE_BYTES_MAX:
+                raise LimitExceeded(
+                    "the templates are too long together", hint=f"{TENANT_SOURCE_BYTES_MAX} bytes of source at most"
+                )
             await connection.execute(SAVE_SOURCES, list(by_hash), list(by_hash.values()))
             version = await connection.fetchval(
                 SAVE_VERSION, *key, name, paths, entry, listens, compiles, author, message

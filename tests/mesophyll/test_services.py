@@ -307,3 +307,15 @@ def test_turns_outlast_any_number_that_were_given_up() -> None:
     turns.done(3)
     turns.submit(2, lambda: started.append(2))
     assert started == [3, 2]
+
+
+async def test_gates_that_no_record_holds_come_in_parts(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    class ManyGates(FakeDb):
+        async def gates(self, worker_id: int, workers: int) -> list[TenantGate]:
+            return [TenantGate(n << 22, frozenset({"A"})) for n in range(200) if n % workers == worker_id]
+
+    monkeypatch.setattr("pytw.mesophyll.channel.RECORD_BYTES_MAX", 1_000)
+    db = DbClient(await served.serve(ManyGates()))
+    assert sorted(gate.tenant >> 22 for gate in await db.gates(1, 2)) == list(range(1, 200, 2))
+    with pytest.raises(Forbidden):
+        await db.gates(2, 4)

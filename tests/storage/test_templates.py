@@ -153,3 +153,14 @@ async def test_version_that_does_not_compile_is_not_deployed(stores: Stores) -> 
 async def test_names_of_the_reference_are_taken(stores: Stores, name: str) -> None:
     await stores.templates.put(GUILD, name, ONE)
     assert (await stores.templates.get(GUILD, name)).name == name
+
+
+async def test_deployed_sources_of_a_tenant_are_bounded_together(stores: Stores) -> None:
+    big = {f"{number}.luau": "-" * 250_000 for number in range(8)}
+    for name in ("a", "b"):
+        await stores.templates.put(GUILD, name, big)
+    with pytest.raises(LimitExceeded):
+        await stores.templates.put(GUILD, "c", big)
+    await stores.templates.put(GUILD, "c", big, deploy=False)
+    await stores.templates.put(GUILD, "b", big)
+    await stores.templates.put(Id.guild(2), "c", big)
