@@ -47,6 +47,7 @@ async def open_database(url: str, max_connections: int, *, within_s: float = REA
         ConfigError: its schema and this build do not fit.
     """
     give_up_at = time.monotonic() + within_s
+    told = ""
     while True:
         try:
             await migrate(url)
@@ -55,7 +56,10 @@ async def open_database(url: str, max_connections: int, *, within_s: float = REA
             left_s = give_up_at - time.monotonic()
             if left_s <= 0:
                 raise
-            log.warning("%s; trying for another %.0f s (%s)", e.detail, left_s, without_password(url).partition("?")[0])
+            if told != e.detail:
+                told = e.detail
+                where = without_password(url).partition("?")[0]
+                log.warning("%s; trying for another %.0f s (%s)", told, left_s, where)
             await asyncio.sleep(RETRY_S)
 
 
