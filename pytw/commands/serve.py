@@ -146,7 +146,7 @@ def serve(
     if by_hand:
         from pytw.main.worker import run_by_hand
 
-        return run_by_hand(options)
+        return run_by_hand(found.config, options)
     found.config.dev_mode(dev=options.dev)
     from pytw.main.forkserver import ForkServer
 

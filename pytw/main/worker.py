@@ -14,6 +14,7 @@ import os
 import platform
 import signal
 from contextlib import ExitStack, suppress
+from typing import TYPE_CHECKING
 
 import msgspec
 import setproctitle
@@ -23,7 +24,7 @@ from pytw.discord import DiscordRest
 from pytw.errors import ConfigError, PytwError
 from pytw.limits import DEAF_MS, DRAIN_S
 from pytw.main import rights, seccomp
-from pytw.main.console import console
+from pytw.main.console import console, port_of
 from pytw.main.loop import new_event_loop
 from pytw.main.options import ServeOptions
 from pytw.main.shards import ShardSet
@@ -35,6 +36,9 @@ from pytw.worker.serve import WorkerServe
 from pytw.worker.spec import WorkerSpec
 from pytw.worker.vms import NATIVE_ENGINE, EngineMaker, start_watchdog
 from pytw.worker.worker import Worker
+
+if TYPE_CHECKING:
+    from pytw.config import Config
 
 log = logging.getLogger(__name__)
 
@@ -56,8 +60,8 @@ def run_forked(spec: bytes, token: str, blame_fd: int, master_pidfd: int) -> int
     return run(msgspec.msgpack.decode(spec, type=WorkerSpec), token, blame_fd=blame_fd, master_pidfd=master_pidfd)
 
 
-def run_by_hand(options: ServeOptions) -> int:
-    """`tw serve --worker-type processpoolworker`: the master at ``--mesophyll`` tells the rest in its WELCOME."""
+def run_by_hand(config: Config, options: ServeOptions) -> int:
+    """`tw serve --worker-type processpoolworker`, for debugging: without gateway shards, and with the rights of its caller."""
     assert options.worker_id is not None
     assert options.process_workers is not None
     spec = WorkerSpec(
@@ -65,8 +69,12 @@ def run_by_hand(options: ServeOptions) -> int:
         workers=options.process_workers,
         mesophyll=options.mesophyll,
         vm_threads=options.threads_worker,
+        limits=config.limits,
         builtins_dir=options.builtins_dir,
+        log_level=config.log.level,
+        log_json=config.log.json,
         worker_debug=options.worker_debug,
+        console_port=port_of(options.worker_id) if options.console else 0,
         exit_on_deaf=True,
     )
     return run(spec, os.environ.get(TOKEN_VARIABLE, ""))
