@@ -1,8 +1,8 @@
 """`POST /test/event`: runs an event by hand and says what became of it.
 
 The body is ``{"type", "guild_id" or "user_id", "data"?, "wait"?}``, and with `wait` (the default) the answer is
-``{"worker_id", "outcome", "limit", "templates": [{"template", "outcome", "value", "error", "limit"}], "time_ms",
-"request_id"}``. Without it the event is handed over and the answer is 202 with `outcome` null.
+``{"worker_id", "outcome", "limit", "templates": [{"template", "outcome", "value", "error", "limit"}], "time_ms"}``.
+Without it the event is handed over and the answer is 202 with `outcome` null.
 
 The status says how it ended (DESIGN 4): 200 ran or nobody listens, 403 banned, 502 the worker died, 503 quarantined, shed or
 not ready, 504 the deadline passed.
@@ -10,7 +10,6 @@ not ready, 504 the deadline passed.
 
 from __future__ import annotations
 
-import secrets
 import time
 from typing import Any
 
@@ -72,10 +71,7 @@ async def fire(request: web.Request) -> web.Response:
     if context.draining:
         raise NotReady("the server is ending")
     event = CreateEvent(name, payload)
-    told: dict[str, Any] = {
-        "worker_id": worker_of(tenant.key, len(context.workers)),
-        "request_id": secrets.token_hex(8),
-    }
+    told: dict[str, Any] = {"worker_id": worker_of(tenant.key, len(context.workers))}
     if not asked.wait:
         context.workers.dispatch_event_nowait(tenant.key, event)
         return answer({**told, "outcome": None, "limit": None, "templates": [], "time_ms": 0.0}, status=202)

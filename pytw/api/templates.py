@@ -96,13 +96,11 @@ async def put(request: web.Request) -> web.Response:
         error_channel=asked.error_channel,
         author=who.name,
         message=asked.message,
+        paused=asked.paused,
     )
-    if asked.paused is not None:
-        await context.templates.set_paused(owner, name, asked.paused)
-    listens = events if asked.events is None else asked.events
-    return await _running(
-        context, owner, {"name": name, "version": version, "events": listens, "paused": bool(asked.paused)}
-    )
+    saved = await context.templates.get(owner, name)
+    told = {"name": name, "version": version, "events": list(saved.listens), "paused": saved.paused}
+    return await _running(context, owner, told)
 
 
 async def delete(request: web.Request) -> web.Response:

@@ -61,14 +61,16 @@ SAVE_VERSION = """
 INSERT INTO template_versions (owner_id, owner_type, template, files, entry, events, compiles, author, message)
 VALUES ($1, $2, $3, $4::text::jsonb, $5, $6, $7, $8, $9) RETURNING id"""
 SAVE_TEMPLATE = """
-INSERT INTO templates AS old (owner_id, owner_type, name, deployed_version, events, events_override, allowed_caps, error_channel)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+INSERT INTO templates AS old
+    (owner_id, owner_type, name, deployed_version, events, events_override, allowed_caps, error_channel, paused)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, coalesce($9::boolean, false))
 ON CONFLICT (owner_id, owner_type, name) DO UPDATE SET
     deployed_version = coalesce(excluded.deployed_version, old.deployed_version),
     events = CASE WHEN excluded.deployed_version IS NULL THEN old.events ELSE excluded.events END,
     events_override = CASE WHEN excluded.deployed_version IS NULL THEN old.events_override ELSE excluded.events_override END,
     allowed_caps = CASE WHEN excluded.deployed_version IS NULL THEN old.allowed_caps ELSE excluded.allowed_caps END,
     error_channel = CASE WHEN excluded.deployed_version IS NULL THEN old.error_channel ELSE excluded.error_channel END,
+    paused = coalesce($9::boolean, old.paused),
     last_updated_at = now()"""
 DEPLOY = """
 INSERT INTO templates AS old (owner_id, owner_type, name, deployed_version, events)
@@ -185,6 +187,7 @@ class TemplateStore:
         error_channel: str | None = None,
         author: str | None = None,
         message: str = "",
+        paused: bool | None = None,
         compiles: bool = True,
         deploy: bool = True,
     ) -> int:
@@ -193,6 +196,7 @@ class TemplateStore:
         Args:
             events: what the entry listens for, as it was evaluated; None where it was not.
             events_override: what the template gets instead, for this deployment.
+            paused: None leaves it as it is; a new template runs.
             deploy: False saves a draft; what runs stays as it is.
         Raises:
             RequestError: a bad name, path or event name, or a version that does not compile is to run.
@@ -234,6 +238,7 @@ class TemplateStore:
                 override,
                 list(allowed_caps),
                 error_channel,
+                paused,
             )
         return int(version)
 

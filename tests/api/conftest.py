@@ -74,13 +74,14 @@ class FakeTemplates:
         events: Sequence[str] | None = None,
         **more: Any,
     ) -> int:
-        version = self.rows.get((owner, name), {"version": 0})["version"] + 1
+        old = self.rows.get((owner, name), {"version": 0, "paused": False})
+        version, paused = old["version"] + 1, more.pop("paused", None)
         self.rows[owner, name] = {
             "version": version,
             "files": dict(files),
             "entry": entry,
             "events": list(events or ()),
-            "paused": False,
+            "paused": old["paused"] if paused is None else paused,
             **more,
         }
         return int(version)

@@ -20,7 +20,6 @@ async def test_the_documented_line_answers(api: Api) -> None:
     status, body = await api.fire({"type": "MESSAGE_CREATE", "guild_id": "123"})
     assert status == 200
     assert body.pop("time_ms") >= 0
-    assert len(body.pop("request_id")) == 16
     assert body == {
         "worker_id": 0,
         "outcome": "ok",

@@ -72,6 +72,9 @@ async def test_paused_template_is_marked_in_the_program(stores: Stores) -> None:
     assert [t.paused for t in await stores.templates.program(GUILD.key)] == [True]
     await stores.templates.set_paused(GUILD, "t", False)
     assert [t.paused for t in await stores.templates.program(GUILD.key)] == [False]
+    await stores.templates.put(GUILD, "t", ONE, events=["A"], paused=True)
+    await stores.templates.put(GUILD, "v", ONE, events=["A"], paused=True)
+    assert [t.paused for t in await stores.templates.program(GUILD.key)] == [True, True]
     with pytest.raises(NotFound):
         await stores.templates.set_paused(GUILD, "u", True)
 
