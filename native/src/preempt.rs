@@ -17,7 +17,7 @@ use crate::vm::Vm;
 
 /// A stretch that cannot be broken may last this much longer than its CPU time: on a busy machine others have the core
 /// meanwhile.
-const WALL_FACTOR: u32 = 3;
+const WALL_FACTOR: u32 = 2;
 
 /// Luau calls this at loop ends, calls, returns and pattern steps while it is installed.
 pub unsafe extern "C-unwind" fn interrupt(state: *mut lua_State, gc: c_int) {
