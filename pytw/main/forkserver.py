@@ -33,6 +33,8 @@ from pytw.main import forkloop
 log = logging.getLogger(__name__)
 
 PR_SET_CHILD_SUBREAPER = 36
+#: A fork server that dies again and again is started this often at most.
+REPLACE_INTERVAL_S = 2.0
 
 #: What a worker needs, imported once before the first fork so that it is shared and no worker imports with reduced rights.
 PRELOAD = (
@@ -66,6 +68,8 @@ class ForkServer:
         self._waiting: dict[int, asyncio.Future[Spawned]] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closing = False
+        self._started_at = float("-inf")
+        self._starting: asyncio.TimerHandle | None = None
         self.on_exit: Callable[[int, int], None] = lambda pid, status: None
 
     @classmethod
@@ -157,7 +161,13 @@ class ForkServer:
         self._waiting.clear()
         if self._closing:
             return
-        log.error("fork server %d died; starting another one", self._pid)
+        wait_s = max(0.0, self._started_at + REPLACE_INTERVAL_S - self._loop.time())
+        log.error("fork server %d died; starting another one in %.1f s", self._pid, wait_s)
+        self._starting = self._loop.call_later(wait_s, self._start_fresh)
+
+    def _start_fresh(self) -> None:
+        assert self._loop is not None
+        self._started_at = self._loop.time()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             argv = [sys.executable, "-m", "pytw.main.forkloop", str(theirs.fileno()), self._entry, *self._preload]
@@ -181,6 +191,11 @@ class ForkServer:
         if self._closing:
             return
         self._closing = True
+        if self._starting is not None:
+            self._starting.cancel()
+        if self._sock.fileno() < 0:
+            # It has died and was reaped; no other one is there yet.
+            return
         if self._loop is not None:
             self._loop.remove_reader(self._sock)
         self._sock.close()
