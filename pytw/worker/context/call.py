@@ -7,10 +7,11 @@ from typing import Any
 
 import msgpack
 
-from pytw.errors import Forbidden, RequestError
-from pytw.limits import VALUE_BYTES_MAX
+from pytw.errors import Forbidden, LimitExceeded, RequestError
+from pytw.limits import TENANT_DATA_BYTES_MAX, VALUE_BYTES_MAX
 
 ARGUMENTS_MAX = 16
+PLAIN_BYTES_MAX = TENANT_DATA_BYTES_MAX
 
 
 def _no_extension(_code: int, _data: bytes) -> Any:
@@ -18,7 +19,14 @@ def _no_extension(_code: int, _data: bytes) -> Any:
 
 
 def plain(value: bytes) -> Any:
-    """A value as JSON knows it. Raises: RequestError: it holds something that JSON has no form for."""
+    """A value as JSON knows it.
+
+    Raises:
+        RequestError: it holds something that JSON has no form for.
+        LimitExceeded: it is longer than anything that is wanted as JSON; looking at it would hold the loop.
+    """
+    if len(value) > PLAIN_BYTES_MAX:
+        raise LimitExceeded(f"the argument is longer than {PLAIN_BYTES_MAX} bytes")
     try:
         found = msgpack.unpackb(value, strict_map_key=False, ext_hook=_no_extension)
     except (ValueError, TypeError, msgpack.UnpackException) as error:
