@@ -54,6 +54,7 @@ class Window:
         "_done_before",
         "_ended",
         "_pending",
+        "_progress",
         "_reported_ended",
         "_started",
         "changed",
@@ -76,6 +77,8 @@ class Window:
         self._started = 0
         self._ended = 0
         self._reported_ended = 0
+        #: Tenant -> when one of its events ended last, while the window is full.
+        self._progress: dict[int, float] = {}
 
     def __len__(self) -> int:
         """Events that are pending."""
@@ -104,21 +107,29 @@ class Window:
             return self._closed_at is None or number <= self._closed_at
         return False
 
-    def end(self, number: int) -> None:
+    def end(self, number: int, now: float = 0.0) -> None:
         """*number* has an outcome."""
-        if self._pending.pop(number, None) is not None:
+        pending = self._pending.pop(number, None)
+        if pending is not None:
             self._ended += 1
             self.changed = True
+            if self.full:
+                self._progress[pending.tenant] = now
 
     def make_room(self, now: float) -> float | None:
         """Release what a full window need not wait for; answers when to look again, None if nothing is pending."""
         if not self.full:
             return None
         held = Counter(p.tenant for p in self._pending.values())
+        progress = {tenant: at for tenant, at in self._progress.items() if tenant in held}
+        self._progress = progress
         look_again: float | None = None
         for number, pending in list(self._pending.items()):
-            hold_s = CURSOR_HOG_HOLD_S if held[pending.tenant] > _HOG_EVENTS else CURSOR_HOLD_S
-            expires = pending.since + hold_s
+            expires = pending.since + CURSOR_HOLD_S
+            if held[pending.tenant] > _HOG_EVENTS:
+                # Where its events end one after the other, the tenant is busy and does not wait.
+                idle_since = max(pending.since, progress.get(pending.tenant, 0.0))
+                expires = min(expires, idle_since + CURSOR_HOG_HOLD_S)
             if expires <= now:
                 self._release(number)
                 held[pending.tenant] -= 1
@@ -183,7 +194,7 @@ class CursorReporter:
             self._arm()
 
     def end(self, window: Window, number: int) -> None:
-        window.end(number)
+        window.end(number, self._clock())
         if self._armed is None:
             self._arm()
         if self._room is not None:

@@ -106,6 +106,26 @@ def test_tenant_that_holds_more_than_a_quarter_is_released_earlier_down_to_it():
     assert len(window) == CURSOR_WINDOW_EVENTS - quarter
 
 
+def test_busy_tenant_is_no_hog_while_its_events_end():
+    window = Window()
+    for number in range(1, CURSOR_WINDOW_EVENTS + 1):
+        window.start(number, 1, 0.0)
+    window.end(1, CURSOR_HOG_HOLD_S - 0.5)
+    window.make_room(CURSOR_HOG_HOLD_S)
+    assert window.released == 0
+    window.make_room(2 * CURSOR_HOG_HOLD_S - 0.5)
+    assert window.released > 0
+
+
+def test_busy_tenant_holds_a_full_window_no_longer_than_others():
+    window = Window()
+    for number in range(1, CURSOR_WINDOW_EVENTS + 1):
+        window.start(number, 1, 0.0)
+    window.end(1, CURSOR_HOLD_S)
+    window.make_room(CURSOR_HOLD_S)
+    assert window.released > 0
+
+
 def test_span_of_a_cursor_is_bounded():
     window = Window()
     window.start(1, 1, 0.0)
