@@ -33,6 +33,8 @@ Handler = Callable[["Call"], None]
 
 #: How late a deadline may be noticed.
 DEADLINE_STEP_S: Final = 0.1
+#: Answered requests that may stand in the lists of deadlines, beside as many as are pending.
+DEADLINES_SPARE: Final = 4_096
 NIL: Final = b"\xc0"
 
 _RESULT: Final = int(Kind.RESULT)
@@ -89,6 +91,7 @@ class Channel:
         "_handlers",
         "_heard",
         "_last_beat_s",
+        "_listed",
         "_missed",
         "_next",
         "_on_output",
@@ -123,6 +126,8 @@ class Channel:
         self._outgoing: list[tuple[int, int, int, bytes]] = []
         self._outgoing_bytes = 0
         self._deadlines: dict[int, deque[int]] = {}
+        #: Numbers in all lists of deadlines, answered ones among them.
+        self._listed = 0
         self._heard = True
         self._missed = 0
         self._last_beat_s: float | None = None
@@ -175,6 +180,7 @@ class Channel:
             if (waiting := self._deadlines.get(step)) is None:
                 waiting = self._deadlines[step] = deque()
             waiting.append(number)
+            self._listed += 1
         return number
 
     def post(self, kind: int, tenant: int, body: bytes) -> None:
@@ -195,11 +201,22 @@ class Channel:
         """Fails requests whose deadline has passed. False if no request has a deadline to wait for."""
         step = int(now_s / DEADLINE_STEP_S)
         for due in [key for key in self._deadlines if key <= step]:
-            for number in self._deadlines.pop(due):
+            waiting = self._deadlines.pop(due)
+            self._listed -= len(waiting)
+            for number in waiting:
                 if (entry := self._pending.get(number)) is not None:
                     self.abandon(number)
                     entry[1](b"", DeadlineExceeded("no answer came in time"))
+        if self._listed > 2 * len(self._pending) + DEADLINES_SPARE:
+            self._forget_settled()
         return bool(self._deadlines)
+
+    def _forget_settled(self) -> None:
+        """Takes what is answered out of the lists of deadlines, which may be a minute ahead."""
+        pending = self._pending
+        kept = ((step, deque(n for n in waiting if n in pending)) for step, waiting in self._deadlines.items())
+        self._deadlines = {step: waiting for step, waiting in kept if waiting}
+        self._listed = sum(map(len, self._deadlines.values()))
 
     # Frames
 
@@ -253,6 +270,7 @@ class Channel:
         self._outgoing.clear()
         self._outgoing_bytes = 0
         self._deadlines.clear()
+        self._listed = 0
         pending, self._pending = self._pending, {}
         serving, self._serving = self._serving, {}
         for _, done in pending.values():

@@ -22,7 +22,7 @@ from pytw.errors import (
 )
 from pytw.limits import FRAME_BYTES_MAX, HEARTBEATS_MISSED_MAX, RECORD_BYTES_MAX
 from pytw.mesophyll._framing import join, split
-from pytw.mesophyll.channel import Call, Channel
+from pytw.mesophyll.channel import DEADLINES_SPARE, Call, Channel
 from pytw.mesophyll.records import Kind
 
 Settled = list[tuple[bytes, PytwError | None]]
@@ -197,6 +197,19 @@ def test_deadlines_fail_in_time_and_tell_the_peer() -> None:
     assert [record[:2] for record in sent(c)] == [(Kind.CANCEL, early)]
     assert not c.expire(12.2)
     assert len(later) == 1
+
+
+def test_answered_requests_do_not_pile_up_until_their_deadline() -> None:
+    c = channel()
+    _, waiting = ask(c, deadline_s=60.0)
+    for _ in range(DEADLINES_SPARE + 10):
+        number, _ = ask(c, deadline_s=61.0)
+        c.receive(join([(Kind.RESULT, number, 7, b"done")]))
+        sent(c)
+    assert c.expire(1.0)
+    assert sum(map(len, c._deadlines.values())) == 1
+    assert not c.expire(60.2)
+    assert isinstance(waiting[0][1], DeadlineExceeded)
 
 
 def test_loss_fails_everything_pending_and_cancels_what_is_served() -> None:
