@@ -11,7 +11,8 @@ use mlua::ffi::{self, lua_State};
 
 use crate::context::{self, Ctx, TAG_CTX};
 use crate::isolate::{self, RING, slot};
-use crate::json::{self, Bad, Keys, bytes_at, push_str};
+use crate::json::{self, Bad, bytes_at, push_str};
+use crate::keys::Keys;
 use crate::limits;
 use crate::scheduler;
 

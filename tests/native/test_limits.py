@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pathlib
 import subprocess
 import sys
@@ -412,3 +413,32 @@ def test_host_calls_that_are_refused_breach_the_limit_on_calls(make: Make) -> No
     d = make(threads_max=10)
     done = d.bad("for _ = 1, 10 do task.spawn(host, 'never') end host('never')")
     assert (done.outcome, done.limit) == (Outcome.LIMIT_EXCEEDED, "calls") and "10 may" in done.error
+
+
+def test_event_data_that_is_too_deep_breaches_the_limit_on_depth(make: Make) -> None:
+    d = make()
+    d.load(("t", "return function(ctx) return type(ctx:event().data) end"))
+    assert d.done(d.event(b"[" * 64 + b"]" * 64)).value == "table"
+    done = d.done(d.event(b"[" * 65 + b"]" * 65))
+    assert (done.outcome, done.limit) == (Outcome.LIMIT_EXCEEDED, "depth") and "64 levels" in done.error
+    assert d.done(d.event(b"[1,]")).outcome is Outcome.SCRIPT_ERROR
+
+
+def test_events_of_one_name_may_look_as_different_as_they_like(make: Make) -> None:
+    """What is kept of one event's keys and sizes changes nothing about the next."""
+    d = make()
+    d.load(("t", "return function(ctx) return ctx:event().data end"))
+    shapes = [
+        {f"key{i}": {"a": [1] * i} for i in range(1, 40)},
+        {"key1": 1, "key2": [{}, {"key1": "x"}], "key3": []},
+        [{"key1": None, "key2": True}, "key1"],
+        {f"{i:04}-{'k' * (i % 40)}": i for i in range(600)},
+    ]
+    for _ in range(3):
+        for shape in shapes:
+            got = d.done(d.event(json.dumps(shape).encode())).value
+            assert got == json.loads(json.dumps(shape), object_hook=_without_nulls)
+
+
+def _without_nulls(found: dict[str, object]) -> dict[str, object]:
+    return {key: {} if value == [] else value for key, value in found.items() if value is not None}
