@@ -18,7 +18,6 @@ import msgpack
 from pytw import observe
 from pytw.fauxpas.mockdiscord import MockDiscord
 from pytw.limits import Limits
-from pytw.main.loop import new_event_loop
 from pytw.main.worker import Process
 from pytw.mesophyll.channel import Call
 from pytw.mesophyll.records import Kind
@@ -36,7 +35,7 @@ LIVES_S = 10.0
 
 
 def rehearse() -> None:
-    """Lives through `LIVES` workers, one after the other. Every thread that this starts ends with it."""
+    """Lives through `LIVES` workers, one after the other. Without uvloop: libuv keeps threads and files beyond its loops."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     failure: BaseException | None = None
@@ -44,7 +43,7 @@ def rehearse() -> None:
         with open(os.devnull, "w") as nowhere:
             for _ in range(LIVES):
                 observe.setup_logging(worker=0, stream=nowhere)
-            with asyncio.Runner(loop_factory=new_event_loop) as runner:
+            with asyncio.Runner() as runner:
                 runner.run(_all_lives())
     except Exception as e:  # noqa: BLE001 - whatever went wrong, workers can be made
         failure = e
