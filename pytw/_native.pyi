@@ -133,10 +133,10 @@ class Engine:
     def fileno(self) -> int:
         """The eventfd that becomes readable when `drain` has something."""
 
-    def linger(self) -> bool:
-        """Waits awake for output, at most 60 us and only where that has been worth it lately, with the GIL released.
+    def linger(self) -> list[tuple[int, int, int, bytes]]:
+        """`drain` after waiting awake for output, at most 60 us and only where that has been worth it lately.
 
-        True: `drain` will find something. For a caller that has just submitted its only work: a wake-up costs more.
+        The GIL is released meanwhile. For a caller that has just submitted its only work: a wake-up costs more.
         """
 
     def drain(self) -> list[tuple[int, int, int, bytes]]:

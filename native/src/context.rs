@@ -109,13 +109,20 @@ unsafe extern "C-unwind" fn has_cap(state: *mut lua_State) -> c_int {
     }
 }
 
+/// Each is compared with each of the template's own, without a poll.
+const CAPS_ASKED_MAX: c_int = 256;
+
 unsafe extern "C-unwind" fn has_any_cap(state: *mut lua_State) -> c_int {
     // SAFETY: called by Luau.
     unsafe {
         let (_, core) = own(state);
         ffi::luaL_checktype(state, 2, ffi::LUA_TTABLE);
         let mut any = false;
-        for i in 1..=ffi::lua_objlen_(state, 2) {
+        let length = ffi::lua_objlen_(state, 2);
+        if length > CAPS_ASKED_MAX {
+            ffi::luaL_argerror(state, 2, c"a list of at most 256 capabilities is expected".as_ptr());
+        }
+        for i in 1..=length {
             if ffi::lua_rawgeti_(state, 2, i) != ffi::LUA_TSTRING {
                 ffi::luaL_argerror(state, 2, c"a list of strings is expected".as_ptr());
             }

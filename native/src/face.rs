@@ -151,8 +151,8 @@ impl Engine {
         self.handle.shared.eventfd
     }
 
-    fn linger(&self, py: Python<'_>) -> bool {
-        py.detach(|| self.handle.shared.linger())
+    fn linger<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        if py.detach(|| self.handle.shared.linger()) { self.drain(py) } else { Ok(PyList::empty(py)) }
     }
 
     fn drain<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {

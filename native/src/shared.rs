@@ -238,7 +238,7 @@ impl Shared {
         all
     }
 
-    /// Looks for output for a moment, awake. True: `take` will find some. While this looks nobody writes to the eventfd.
+    /// Looks for output for a moment, awake. True: call `take` at once, for until then nobody writes to the eventfd.
     pub fn linger(&self) -> bool {
         let probe = self.lingered.fetch_add(1, Ordering::Relaxed).is_multiple_of(16);
         if !self.linger.is_worth() && !probe {

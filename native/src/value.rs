@@ -6,6 +6,7 @@
 
 use std::borrow::Cow;
 use std::ffi::{CStr, c_int};
+use std::time::{Duration, Instant};
 
 use mlua::ffi::{self, lua_State};
 
@@ -61,13 +62,33 @@ const TOO_DEEP: Refusal = breach(limits::DEPTH, "the value is nested deeper than
 const TOO_MANY: Refusal = breach(limits::SIZE, "the value has more than 100,000 parts (limit: size)");
 const TOO_LONG: Refusal = breach(limits::SIZE, "the value is longer than 4 MiB (limit: size)");
 
+/// How long a walk may last. Only tables with many empty places can make it longer than the other bounds allow: walking
+/// over them costs, and one table may stand in many places.
+const WALK_MAX: Duration = Duration::from_millis(50);
+const TOO_SLOW: Refusal =
+    breach(limits::UNBREAKABLE, "the value takes longer than 50 ms to walk: it has huge tables that are almost empty (limit: unbreakable)");
+
 struct Budget {
     nodes: u32,
+    tables: u32,
+    end: Option<Instant>,
 }
 
 impl Budget {
     fn new() -> Self {
-        Budget { nodes: NODES_MAX }
+        Budget { nodes: NODES_MAX, tables: 0, end: None }
+    }
+
+    /// Before each table's places are walked. The clock is read now and then: one table of a full VM takes about a millisecond.
+    fn spend_table(&mut self) -> Crossed<()> {
+        self.tables += 1;
+        if self.tables.is_multiple_of(8) {
+            let now = Instant::now();
+            if now > *self.end.get_or_insert(now + WALK_MAX) {
+                return Err(TOO_SLOW);
+            }
+        }
+        Ok(())
     }
 
     fn spend(&mut self, depth: u32) -> Crossed<()> {
@@ -182,6 +203,7 @@ unsafe fn encode_table(
     budget: &mut Budget,
 ) -> Crossed<()> {
     unsafe {
+        budget.spend_table()?;
         ffi::lua_rawcheckstack(state, 4);
         event::complete(state, index);
         let shape = shape(state, index)?;

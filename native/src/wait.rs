@@ -34,6 +34,9 @@ impl Vm {
 
     /// Why no further thread may wait, if so. Ask before making a `ThreadRef`.
     pub fn cannot_wait(&self, timer: bool) -> Option<&'static std::ffi::CStr> {
+        if self.waiting.get() >= self.limits.threads_max || (timer && self.timers.borrow().len() >= self.limits.timers_max) {
+            self.forget_ended();
+        }
         if self.waiting.get() >= self.limits.threads_max {
             return Some(c"too many threads are waiting");
         }
@@ -158,12 +161,13 @@ impl Vm {
         unsafe { thread.release(self.main) };
     }
 
-    /// Drops the timers, awaits and unsent calls of threads that the scheduler has ended.
+    /// Drops the timers that no thread waits for any more (cancelled, resumed early or ended), and the awaits and unsent
+    /// calls of threads that the scheduler has ended.
     pub fn forget_ended(&self) {
         let mut kept = std::collections::BinaryHeap::new();
         for timer in self.timers.take() {
             // SAFETY: the reference keeps the thread.
-            if unsafe { is_ended(timer.thread.state) } {
+            if unsafe { is_ended(timer.thread.state) || wait_of(timer.thread.state) != timer.wait } {
                 self.end_wait(timer.thread);
             } else {
                 kept.push(timer);

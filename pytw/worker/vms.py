@@ -270,14 +270,16 @@ class WorkerVmManager:
 
     def _linger(self, engine: _native.Engine, generation: int) -> None:
         """A lone event is usually done before this thread could fall asleep and be woken again."""
-        if engine.linger():
-            self._drain(engine, generation)
+        self._deliver(engine.linger(), generation)
 
     # -- out ---------------------------------------------------------------------------------------
 
     def _drain(self, engine: _native.Engine, generation: int) -> None:
+        self._deliver(engine.drain(), generation)
+
+    def _deliver(self, came: list[tuple[int, int, int, bytes]], generation: int) -> None:
         pending = self._pending
-        for kind, tenant, number, payload in engine.drain():
+        for kind, tenant, number, payload in came:
             try:
                 if kind == RESULT:
                     done = pending.pop(number, None)

@@ -442,3 +442,14 @@ def test_events_of_one_name_may_look_as_different_as_they_like(make: Make) -> No
 
 def _without_nulls(found: dict[str, object]) -> dict[str, object]:
     return {key: {} if value == [] else value for key, value in found.items() if value is not None}
+
+
+def test_huge_empty_tables_do_not_hold_the_thread_on_their_way_out(make: Make) -> None:
+    d = make()
+    hollow = d.done(d.script("local t = table.create(500000) return table.create(90000, t)"))
+    assert (hollow.outcome, hollow.limit) == (Outcome.LIMIT_EXCEEDED, "unbreakable")
+
+
+def test_cancelled_timers_give_their_places_back(make: Make) -> None:
+    d = make(timers_max=20)
+    assert d.ok("for i = 1, 200 do task.cancel(task.delay(3600, function() end)) end return 'room'") == "room"
