@@ -1,4 +1,7 @@
 //! CPU time that a tenant may use: filled at a steady rate up to a limit, below zero after an overrun.
+//!
+//! Nothing flows in while the tenant's work waits for its next slice. Otherwise ten tenants that never end, each with a
+//! tenth of the thread, would live on what flows back and never meet the limit.
 
 use std::time::{Duration, Instant};
 
@@ -11,6 +14,8 @@ pub struct Bucket {
     full: i64,
     percent: i64,
     drained: bool,
+    /// The tenant has work that is cut into slices: nothing flows in.
+    busy: bool,
     at: Instant,
 }
 
@@ -18,12 +23,14 @@ impl Bucket {
     /// `percent` of a core flows in.
     pub fn new(full: Duration, percent: u32) -> Self {
         let full = i64::try_from(full.as_nanos()).unwrap_or(i64::MAX);
-        Bucket { left: full, full, percent: percent.into(), drained: false, at: Instant::now() }
+        Bucket { left: full, full, percent: percent.into(), drained: false, busy: false, at: Instant::now() }
     }
 
     fn refill(&mut self, now: Instant) {
-        let gained = now.saturating_duration_since(self.at).as_nanos() as i64 / 100 * self.percent;
-        self.left = self.left.saturating_add(gained).min(self.full);
+        if !self.busy {
+            let gained = now.saturating_duration_since(self.at).as_nanos() as i64 / 100 * self.percent;
+            self.left = self.left.saturating_add(gained).min(self.full);
+        }
         self.at = now;
         self.drained &= self.left < self.full / OPENS_AT;
     }
@@ -32,6 +39,12 @@ impl Bucket {
     pub fn left(&mut self, now: Instant) -> Duration {
         self.refill(now);
         if self.drained { Duration::ZERO } else { Duration::from_nanos(self.left.max(0) as u64) }
+    }
+
+    /// After a turn: whether work is left for another one. An empty bucket fills all the same, for nothing can run.
+    pub fn set_busy(&mut self, busy: bool, now: Instant) {
+        self.refill(now);
+        self.busy = busy && !self.drained;
     }
 
     pub fn is_full(&mut self, now: Instant) -> bool {
@@ -51,6 +64,7 @@ impl Bucket {
     pub fn charge(&mut self, used: Duration) {
         self.left -= used.as_nanos() as i64;
         self.drained |= self.left <= 0;
+        self.busy &= !self.drained;
     }
 }
 
@@ -69,5 +83,18 @@ mod tests {
         assert_eq!(bucket.left(opens - Duration::from_millis(1)), Duration::ZERO);
         assert!(bucket.left(opens) >= Duration::from_millis(10));
         assert!(bucket.opens().is_none());
+    }
+    #[test]
+    fn nothing_flows_in_while_work_waits_for_its_next_slice() {
+        let mut bucket = Bucket::new(Duration::from_millis(1000), 10);
+        let start = bucket.at;
+        bucket.charge(Duration::from_millis(500));
+        bucket.set_busy(true, start);
+        assert_eq!(bucket.left(start + Duration::from_secs(2)), Duration::from_millis(500));
+        bucket.set_busy(false, start + Duration::from_secs(2));
+        assert_eq!(bucket.left(start + Duration::from_secs(3)), Duration::from_millis(600));
+        bucket.set_busy(true, start + Duration::from_secs(3));
+        bucket.charge(Duration::from_millis(600));
+        assert!(bucket.left(start + Duration::from_secs(4)) > Duration::ZERO, "an empty bucket fills");
     }
 }

@@ -9,7 +9,7 @@ use crate::limits;
 use crate::request::{End, LIMIT_EXCEEDED, SHED};
 use crate::scheduler;
 use crate::stats::Stats;
-use crate::tenant::{CHECKS, EVENTS, Tenant};
+use crate::tenant::{CHECKS, EVENTS};
 use crate::thread::Task;
 use crate::vm::{Vm, thread_cpu_time};
 
@@ -115,10 +115,15 @@ impl Engine {
         } else if slot == CHECKS {
             self.end_check(key);
         }
-        if self.tenants.get(&key).is_some_and(Tenant::has_work) {
-            self.again = Some(key);
+        let now = Instant::now();
+        if let Some(tenant) = self.tenants.get_mut(&key) {
+            let more = tenant.has_work();
+            tenant.bucket.set_busy(more, now);
+            if more {
+                self.again = Some(key);
+            }
         }
-        self.arm(key, Instant::now());
+        self.arm(key, now);
         self.relieve();
     }
 

@@ -453,3 +453,9 @@ def test_huge_empty_tables_do_not_hold_the_thread_on_their_way_out(make: Make) -
 def test_cancelled_timers_give_their_places_back(make: Make) -> None:
     d = make(timers_max=20)
     assert d.ok("for i = 1, 200 do task.cancel(task.delay(3600, function() end)) end return 'room'") == "room"
+
+
+def test_ten_that_never_end_meet_the_limit_although_each_gets_what_flows_back(make: Make) -> None:
+    d = make(cpu_bucket_ms=100, cpu_refill_percent=10)
+    numbers = [d.script("while true do end", tenant=t) for t in range(1, 11)]
+    assert {(d.done(n).outcome, d.done(n).limit) for n in numbers} == {(Outcome.LIMIT_EXCEEDED, "cpu")}
