@@ -458,4 +458,5 @@ def test_cancelled_timers_give_their_places_back(make: Make) -> None:
 def test_ten_that_never_end_meet_the_limit_although_each_gets_what_flows_back(make: Make) -> None:
     d = make(cpu_bucket_ms=100, cpu_refill_percent=10)
     numbers = [d.script("while true do end", tenant=t) for t in range(1, 11)]
-    assert {(d.done(n).outcome, d.done(n).limit) for n in numbers} == {(Outcome.LIMIT_EXCEEDED, "cpu")}
+    ended = [d.done(number) for number in numbers]
+    assert {(e.outcome, e.limit) for e in ended} == {(Outcome.LIMIT_EXCEEDED, "cpu")}
