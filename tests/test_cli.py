@@ -65,6 +65,10 @@ def one_line(capsys, *args):
         (["template", "put", "abc", "x"], 2, ["GUILD"]),
         (["template", "put", "0", "x"], 2, ["GUILD"]),
         (["template", "put", "1", "x", "nowhere"], 2, ["nowhere", "does not exist"]),
+        (["template", "put", "1", ""], 2, ["NAME", "letters, digits"]),
+        (["template", "put", "1", "../x"], 2, ["NAME", "no part may be"]),
+        (["template", "rm", "1", ".."], 2, ["NAME", "no part may be"]),
+        (["template", "put", "1", "x", "/etc/hostname"], 2, ["DIR", "neither a folder nor a file"]),
         (["template", "list", "1", "--data-dir", "empty"], 9, ["no server answers at", "control.sock", "tw serve"]),
         (["template", "list", "1", "--url", "nonsense"], 8, ["--url", "http://"]),
         (["template", "list", "1", "--url", "http://127.0.0.1:1"], 9, ["no server answers at http://127.0.0.1:1"]),
@@ -294,6 +298,15 @@ def test_template_put_sends_the_luau_files_of_the_folder(capsys, server, tmp_pat
     assert asked == [("PUT", "/guilds/5/templates/a%2Fb", {"files": files, "message": "m"})]
 
 
+def test_template_put_tells_warnings_and_hints_beside_its_answer(capsys, server, tmp_path):
+    _, answers = server
+    (tmp_path / "x.luau").write_text("return 1")
+    answers.append((202, {"version": 1, "events": ["NOPE"], "warnings": ["no NOPE"], "hint": "its worker is away"}))
+    code, out, err = tw(capsys, "template", "put", "5", "x", "x.luau", "--data-dir", str(tmp_path))
+    assert (code, out) == (0, "x: version 1 deployed, listens for NOPE\n")
+    assert err == "warning: no NOPE\nnote: its worker is away\n"
+
+
 def test_template_put_sends_what_the_flags_say(capsys, server, tmp_path):
     asked, answers = server
     (tmp_path / "x.luau").write_text("return 1")
@@ -353,6 +366,7 @@ def test_json_is_the_answer_of_the_server(capsys, server, tmp_path):
     [
         (400, {"message": "init.luau:3: expected 'end'", "code": "script_error"}, "init.luau:3: expected 'end'"),
         (404, {"message": "no template x"}, "no template x"),
+        (400, {"message": "bad name", "hint": "only letters"}, "bad name (only letters)"),
         (502, b"<html>", "<html>"),
         (503, b"", "503"),
     ],

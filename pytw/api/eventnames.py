@@ -1,8 +1,9 @@
-"""The events that can be fired by hand. Source: spec/luau-api.md 7, spec/discord.md 1.9."""
+"""The events that templates can get, and those that can be fired by hand. Source: spec/luau-api.md 7, spec/discord.md 1.9."""
 
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterable
 from typing import Final
 
 from pytw.errors import RequestError
@@ -45,6 +46,22 @@ HOST_EVENTS: Final = frozenset({"OnStartup", "KeyExpiry", "KeyResume"})
 RENAMED: Final = {"MESSAGE_CREATE": "MESSAGE"}
 
 
+def _is_known(name: str) -> bool:
+    return (
+        name in DISCORD_EVENTS
+        or name in HOST_EVENTS
+        or (name.startswith("Web") and name.isprintable() and len(name) <= 100)
+    )
+
+
+def _near(given: str) -> list[str]:
+    """The events whose names are nearest, as templates name them."""
+    known = {known.upper(): known for known in (*DISCORD_EVENTS, *HOST_EVENTS, *RENAMED)}
+    upper = given.upper()[:64]
+    matches = [upper] if upper in known else difflib.get_close_matches(upper, known, n=2, cutoff=0.6)
+    return list(dict.fromkeys(RENAMED.get(known[match], known[match]) for match in matches))
+
+
 def event_name(given: str) -> str:
     """The event as templates name it.
 
@@ -52,15 +69,23 @@ def event_name(given: str) -> str:
         RequestError: there is no such event; with the nearest names.
     """
     name = RENAMED.get(given, given)
-    if (
-        name in DISCORD_EVENTS
-        or name in HOST_EVENTS
-        or (name.startswith("Web") and name.isprintable() and len(name) <= 100)
-    ):
+    if _is_known(name):
         return name
-    known = {known.upper(): known for known in (*DISCORD_EVENTS, *HOST_EVENTS, *RENAMED)}
-    near = [known[match] for match in difflib.get_close_matches(given.upper()[:64], known, n=2, cutoff=0.6)]
+    near = _near(given)
     hint = (
         f"did you mean {' or '.join(near)}?" if near else "a Discord event, OnStartup, KeyExpiry, KeyResume or Web..."
     )
     raise RequestError(f"there is no event {given[:64]!r}", hint=hint)
+
+
+def event_warnings(names: Iterable[str]) -> list[str]:
+    """A sentence for each name that neither Discord nor the host sends. Such names are legal: a script may mean them."""
+    found = []
+    for name in sorted(set(names)):
+        if name in RENAMED:
+            found.append(f"{name} never comes: it is named {RENAMED[name]} here")
+        elif not _is_known(name):
+            near = _near(name)
+            hint = f"; did you mean {' or '.join(near)}?" if near else ""
+            found.append(f"neither Discord nor the host sends an event {name[:64]!r}{hint}")
+    return found

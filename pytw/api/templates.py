@@ -3,6 +3,7 @@
 PUT takes ``{"files": {path: source}, "entry"?, "events"?, "allowed_caps"?, "error_channel"?, "message"?, "paused"?}``. What
 does not compile is refused with file and line before anything is saved; a PUT, DELETE, pause or resume answers when the
 owning VM runs the new state, with ``"running": false`` where that VM's worker is away and will read it when it comes back.
+PUT's answer has ``warnings``, a list of sentences, where an event or a capability looks misspelt.
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ from aiohttp import web
 from pytw import luau
 from pytw.api.answers import answer, body_of, failure, snowflake
 from pytw.api.auth import require_root
+from pytw.api.capabilities import capability_warnings
 from pytw.api.context import CONTEXT, ApiContext
-from pytw.errors import Unavailable
+from pytw.api.eventnames import event_warnings
+from pytw.errors import RequestError, Unavailable
 from pytw.storage.templates import checked_files, checked_name
 from pytw.types import Id, OwnerType, TemplateSource
 
@@ -84,7 +87,10 @@ async def put(request: web.Request) -> web.Response:
         allowed_caps=caps,
     )
     # Evaluated also where the events are given: an entry that raises would never run.
-    events = await context.workers.check_template(owner.key, source)
+    try:
+        events = await context.workers.check_template(owner.key, source)
+    except Unavailable as error:
+        raise type(error)(error.detail, hint="nothing was saved; try again in some seconds") from error
     version = await context.templates.put(
         owner,
         name,
@@ -99,7 +105,9 @@ async def put(request: web.Request) -> web.Response:
         paused=asked.paused,
     )
     saved = await context.templates.get(owner, name)
-    told = {"name": name, "version": version, "events": list(saved.listens), "paused": saved.paused}
+    told: dict[str, Any] = {"name": name, "version": version, "events": list(saved.listens), "paused": saved.paused}
+    if warnings := [*event_warnings(saved.listens), *capability_warnings(caps)]:
+        told["warnings"] = warnings
     return await _running(context, owner, told)
 
 
@@ -151,7 +159,11 @@ def _owner(request: web.Request) -> Id:
 
 
 def _name(request: web.Request) -> str:
-    return checked_name(request.match_info["name"])
+    name = checked_name(request.match_info["name"])
+    # Clients and proxies fold these parts of a path away, so that such a template could not be reached by its name.
+    if not {".", ".."}.isdisjoint(name.split("/")):
+        raise RequestError(f"not a template name: {name!r}", hint="no part of it may be . or ..")
+    return name
 
 
 def _shown(template: Template) -> dict[str, Any]:

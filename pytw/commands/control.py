@@ -96,7 +96,8 @@ def _answer(status: int, data: bytes) -> Any:
         return answer
     text = answer.get("message") or answer.get("error") if isinstance(answer, dict) else answer
     text = str(text or f"the server answered {status} {http.client.responses.get(status, '')}")
-    raise Unavailable(text) if status >= 500 else RequestError(text)
+    hint = answer.get("hint") if isinstance(answer, dict) else None
+    raise (Unavailable if status >= 500 else RequestError)(text, hint=str(hint) if hint else None)
 
 
 def controlled(command: F) -> F:

@@ -37,6 +37,23 @@ def _command(name: str) -> Callable[[F], click.Command]:
     return decorate
 
 
+def _name(ctx: click.Context, param: click.Parameter, name: str) -> str:
+    """What would be lost on its way, as a part of a path, is refused here; the server checks the rest."""
+    if not name or not {".", ".."}.isdisjoint(name.split("/")):
+        raise click.BadParameter(
+            f"{name!r} is not a template name (letters, digits and . _ - $ / #; no part may be . or ..)", ctx, param
+        )
+    return name
+
+
+def _directory(ctx: click.Context, param: click.Parameter, place: Path) -> Path:
+    if place.is_file() and place.suffix not in SUFFIXES:
+        raise click.BadParameter(
+            f"{place} is neither a folder nor a file that ends with {' or '.join(SUFFIXES)}", ctx, param
+        )
+    return place
+
+
 def read_files(place: Path) -> dict[str, str]:
     """The Luau files under *place*, by their path inside it; one file alone becomes the entry.
 
@@ -68,8 +85,10 @@ def _tell(answer: Any, text: str, *, as_json: bool) -> None:
 
 
 @_command("put")
-@click.argument("name")
-@click.argument("directory", type=click.Path(exists=True, path_type=Path), default=".", metavar="[DIR]")
+@click.argument("name", callback=_name)
+@click.argument(
+    "directory", type=click.Path(exists=True, path_type=Path), default=".", metavar="[DIR]", callback=_directory
+)
 @click.option("--entry", help="The module that starts it. [default: init]")
 @click.option(
     "--event", "events", multiple=True, help="An event to listen for. [default: the keys that the entry returns]"
@@ -103,6 +122,10 @@ def put(
     answer = control(**server).call("PUT", path, {key: value for key, value in body.items() if value is not None})
     listens = ", ".join(answer.get("events") or ()) or "nothing"
     _tell(answer, f"{name}: version {answer.get('version')} deployed, listens for {listens}", as_json=as_json)
+    for warning in answer.get("warnings") or ():
+        click.echo(f"warning: {warning}", err=True)
+    if hint := answer.get("hint"):
+        click.echo(f"note: {hint}", err=True)
 
 
 @_command("list")
@@ -120,7 +143,7 @@ def _row(row: dict[str, Any]) -> str:
 
 
 @_command("show")
-@click.argument("name")
+@click.argument("name", callback=_name)
 @click.option("--source", is_flag=True, help="Print the files too.")
 def show(guild: int, name: str, user: bool, as_json: bool, source: bool, **server: Any) -> None:
     """Show one template."""
@@ -133,7 +156,7 @@ def show(guild: int, name: str, user: bool, as_json: bool, source: bool, **serve
 
 
 @_command("rm")
-@click.argument("name")
+@click.argument("name", callback=_name)
 def rm(guild: int, name: str, user: bool, as_json: bool, **server: Any) -> None:
     """Remove one template."""
     answer = control(**server).call("DELETE", f"{tenant_path(guild, user=user)}/templates/{quoted(name)}")
@@ -141,7 +164,7 @@ def rm(guild: int, name: str, user: bool, as_json: bool, **server: Any) -> None:
 
 
 @_command("pause")
-@click.argument("name")
+@click.argument("name", callback=_name)
 def pause(guild: int, name: str, user: bool, as_json: bool, **server: Any) -> None:
     """Stop running one template; it stays deployed."""
     answer = control(**server).call("POST", f"{tenant_path(guild, user=user)}/templates/{quoted(name)}/pause")
@@ -149,7 +172,7 @@ def pause(guild: int, name: str, user: bool, as_json: bool, **server: Any) -> No
 
 
 @_command("resume")
-@click.argument("name")
+@click.argument("name", callback=_name)
 def resume(guild: int, name: str, user: bool, as_json: bool, **server: Any) -> None:
     """Run a paused template again."""
     answer = control(**server).call("POST", f"{tenant_path(guild, user=user)}/templates/{quoted(name)}/resume")

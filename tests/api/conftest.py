@@ -9,6 +9,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from yarl import URL
 
 from pytw import values
 from pytw.api import ApiContext, ApiServer
@@ -170,7 +171,9 @@ class Api:
             "http://localhost", connector=aiohttp.UnixConnector(str(self.control_path))
         )
 
-    async def call(self, method: str, path: str, body: Any = None, *, tcp: bool = False, **kw: Any) -> tuple[int, Any]:
+    async def call(
+        self, method: str, path: str | URL, body: Any = None, *, tcp: bool = False, **kw: Any
+    ) -> tuple[int, Any]:
         data = {"data": body} if isinstance(body, bytes) else {"json": body} if body is not None else {}
         async with (self.tcp if tcp else self.control).request(method, path, **data, **kw) as response:
             return response.status, await response.json()

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from yarl import URL
 
+from pytw.api.capabilities import capability_warnings
 from pytw.errors import LimitExceeded, NotReady, ScriptError
 from pytw.types import USER_BIT, Id
 from tests.api.conftest import Api
@@ -126,3 +128,57 @@ async def test_paths_that_lead_elsewhere(api: Api) -> None:
         assert (await api.call("GET", path))[0] in (400, 404)
     for name in ("%20", "a%00b", "x" * 300, "$builtins"):
         assert (await api.call("PUT", f"/guilds/5/templates/{name}", GOOD))[0] == 400
+
+
+@pytest.mark.parametrize(
+    ("event", "said"),
+    [
+        ("MESSAGE_CREATE", "named MESSAGE"),
+        ("MESSGE", "did you mean MESSAGE"),
+        ("message", "did you mean MESSAGE?"),
+        ("NOPE", "'NOPE'"),
+    ],
+)
+async def test_events_that_never_come_are_warned_of(api: Api, event: str, said: str) -> None:
+    """Also where they are the keys of what the entry returns."""
+    status, body = await api.call("PUT", "/guilds/5/templates/t", {**GOOD, "events": [event, "MESSAGE"]})
+    (warning,) = body["warnings"]
+    assert (status, body["running"]) == (200, True)
+    assert said in warning
+    api.workers.found = [event]
+    status, body = await api.call("PUT", "/guilds/5/templates/t", GOOD)
+    assert (status, body["warnings"]) == (200, [warning])
+
+
+async def test_known_events_and_the_templates_own_capabilities_are_not_warned_of(api: Api) -> None:
+    more = {"events": ["MESSAGE", "OnStartup", "WebGetSettings"], "allowed_caps": ["*", "mine:x", "kv:*", "runtime:*"]}
+    assert "warnings" not in (await api.call("PUT", "/guilds/5/templates/t", {**GOOD, **more}))[1]
+
+
+async def test_host_capabilities_that_no_call_asks_for_are_warned_of(api: Api) -> None:
+    caps = ["kv:read", "discord:*", "discord:create_messages", "kv[a]:set", "discord:create_message"]
+    _, body = await api.call("PUT", "/guilds/5/templates/t", {**GOOD, "allowed_caps": caps})
+    assert [cap for cap in caps if any(repr(cap) in warning for warning in body["warnings"])] == caps[:3]
+
+
+def test_the_listed_capabilities_are_those_of_the_host_calls() -> None:
+    from pytw.worker.context import discord, kv, runtime
+
+    rooms: list[Any] = [discord.Discord(None), kv.Kv(None), runtime.Runtime(None, None)]  # type: ignore[arg-type]
+    calls = {name for room in rooms for name in room.handlers()} - {"kv.getrecord"}
+    words = {"kv": "kv:{}:key", "discord": "discord:{}", "runtime": "runtime:{}"}
+    asked = [words[name.split(".")[0]].format(name.split(".")[1]) for name in calls]
+    assert capability_warnings(asked) == []
+
+
+async def test_a_put_that_finds_its_worker_away_says_that_nothing_was_saved(api: Api) -> None:
+    api.workers.error = NotReady("the worker is starting")
+    _, body = await api.call("PUT", "/guilds/5/templates/t", GOOD)
+    assert "nothing was saved; try again" in body["hint"]
+
+
+@pytest.mark.parametrize("name", ["..%2Fx", "a%2F..", "%2E%2E%2Fb"])
+async def test_names_with_dots_for_parts_are_refused(api: Api, name: str) -> None:
+    status, body = await api.call("PUT", URL(f"/guilds/5/templates/{name}", encoded=True), GOOD)
+    assert (status, body["code"]) == (400, "bad_request")
+    assert ".." in body["hint"]
