@@ -16,6 +16,11 @@ CREATE FUNCTION kv_identity(key text, scopes text[]) RETURNS bytea
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN sha256(convert_to(array_to_json(array_prepend(key, scopes))::text, 'UTF8'));
 
+-- What a key counts for in its tenant's room: its texts, the value's as PostgreSQL writes it.
+CREATE FUNCTION kv_bytes(key text, scopes text[], value jsonb) RETURNS bigint
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN octet_length(key) + octet_length(array_to_json(scopes)::text) + octet_length(value::text)::bigint;
+
 CREATE TABLE tenant_state (
     owner_type owner_type NOT NULL,
     owner_id snowflake NOT NULL,
@@ -36,6 +41,7 @@ CREATE TABLE tenant_kv (
     scopes text[] COLLATE "C" NOT NULL CHECK (cardinality(scopes) >= 1 AND is_sorted_set(scopes)),
     identity bytea NOT NULL GENERATED ALWAYS AS (kv_identity(key, scopes)) STORED,
     value jsonb NOT NULL,
+    bytes bigint NOT NULL GENERATED ALWAYS AS (kv_bytes(key, scopes, value)) STORED,
     version bigint NOT NULL DEFAULT 1,
     expires_at timestamptz,
     expiry_attempts integer NOT NULL DEFAULT 0 CHECK (expiry_attempts >= 0),
@@ -49,6 +55,35 @@ CREATE TABLE tenant_kv (
 CREATE INDEX tenant_kv_by_key ON tenant_kv (owner_id, owner_type, key, id);
 CREATE INDEX tenant_kv_by_expiry ON tenant_kv (expires_at, id) WHERE expires_at IS NOT NULL;
 CREATE INDEX tenant_kv_to_resume ON tenant_kv (owner_id, owner_type) WHERE resume;
+
+-- What each tenant's keys take together. Kept by triggers, whoever writes; they run after their statement, so that all
+-- take their locks in one order: keys first, then this row.
+CREATE TABLE tenant_kv_usage (
+    owner_type owner_type NOT NULL,
+    owner_id snowflake NOT NULL,
+    keys bigint NOT NULL,
+    bytes bigint NOT NULL,
+    PRIMARY KEY (owner_id, owner_type)
+) WITH (fillfactor = 50);
+
+CREATE FUNCTION tenant_kv_count() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF TG_OP = 'INSERT' THEN
+        INSERT INTO tenant_kv_usage AS used VALUES (NEW.owner_type, NEW.owner_id, 1, NEW.bytes)
+        ON CONFLICT (owner_id, owner_type) DO UPDATE SET keys = used.keys + 1, bytes = used.bytes + NEW.bytes;
+    ELSIF TG_OP = 'UPDATE' THEN
+        UPDATE tenant_kv_usage SET bytes = bytes + NEW.bytes - OLD.bytes
+        WHERE owner_id = NEW.owner_id AND owner_type = NEW.owner_type;
+    ELSE
+        UPDATE tenant_kv_usage SET keys = keys - 1, bytes = bytes - OLD.bytes
+        WHERE owner_id = OLD.owner_id AND owner_type = OLD.owner_type;
+    END IF;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER tenant_kv_come_or_gone AFTER INSERT OR DELETE ON tenant_kv
+    FOR EACH ROW EXECUTE FUNCTION tenant_kv_count();
+CREATE TRIGGER tenant_kv_resized AFTER UPDATE ON tenant_kv
+    FOR EACH ROW WHEN (OLD.bytes IS DISTINCT FROM NEW.bytes) EXECUTE FUNCTION tenant_kv_count();
 
 CREATE TABLE sources (
     hash bytea PRIMARY KEY CHECK (octet_length(hash) = 32),

@@ -62,6 +62,13 @@ class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     db_operations_max: Annotated[
         int, Meta(ge=1, le=64, description="Database operations of one tenant in flight; more wait.")
     ] = 8
+    kv_bytes_max: Annotated[
+        int,
+        Meta(ge=MIB, le=1 << 40, description="Keys, scopes and values (as JSON) of one tenant in the key-value store."),
+    ] = 64 * MIB
+    kv_keys_max: Annotated[
+        int, Meta(ge=1, le=1_000_000_000, description="Keys of one tenant in the key-value store.")
+    ] = 100_000
 
 
 # ---- values (every crossing) ---------------------------------------------------------------------

@@ -6,6 +6,10 @@ those asked for, and of several the exact one comes first. Source: reference `ge
 A key with ``expires_at`` is due once. The worker that owns the tenant claims due rows for a while, runs the tenant's
 handlers, then finishes the row, which deletes it only if nobody has written it since. A claim that is not finished
 becomes due again, later each time, `KV_EXPIRY_ATTEMPTS_MAX` times in all.
+
+A tenant's room is bounded (`limits.kv_bytes_max`, `limits.kv_keys_max`). Triggers count what its keys take, and `set`
+looks at the count before it writes; writes at the same moment do not see each other, so that the bounds may be passed
+by as much as a tenant has operations in flight.
 """
 
 from __future__ import annotations
@@ -32,6 +36,7 @@ from pytw.limits import (
     KV_SCOPE_BYTES_MAX,
     KV_SCOPES_MAX,
     KV_VALUE_BYTES_MAX,
+    Limits,
 )
 from pytw.types import Id, KvRecord, OwnerType
 
@@ -52,12 +57,31 @@ GET = f"""
 SELECT {_COLUMNS} FROM tenant_kv WHERE {_OWNED} AND key = $3 AND scopes @> $4
 ORDER BY scopes = $4 DESC, cardinality(scopes), scopes LIMIT 1"""
 
-SET = """
-INSERT INTO tenant_kv AS old (id, owner_id, owner_type, key, scopes, value, expires_at)
-VALUES ($5, $1, $2, $3, $4, $6::text::jsonb, $7)
-ON CONFLICT (owner_id, owner_type, identity) DO UPDATE SET
-    value = excluded.value, version = old.version + 1, expires_at = excluded.expires_at,
-    expiry_attempts = 0, expiry_claimed_until = NULL, last_updated_at = now()"""
+# Writes nothing where the tenant has no room, and answers in any case how much it would then take. What does not grow is
+# written even where the room is full.
+SET = f"""
+WITH asked AS (SELECT $6::text::jsonb AS value),
+old AS (SELECT bytes FROM tenant_kv WHERE {_OWNED} AND identity = kv_identity($3, $4)),
+used AS (SELECT keys, bytes FROM tenant_kv_usage WHERE {_OWNED}),
+sized AS (
+    SELECT value, kv_bytes($3, $4, value) - coalesce((SELECT bytes FROM old), 0) AS more_bytes,
+        CASE WHEN EXISTS (SELECT FROM old) THEN 0 ELSE 1 END AS more_keys
+    FROM asked
+), wanted AS (
+    SELECT value, coalesce((SELECT bytes FROM used), 0) + more_bytes AS bytes,
+        coalesce((SELECT keys FROM used), 0) + more_keys AS keys, more_bytes, more_keys
+    FROM sized
+), judged AS (
+    SELECT value, bytes, keys, bytes > $8 AND more_bytes > 0 AS too_long, keys > $9 AND more_keys > 0 AS too_many
+    FROM wanted
+), written AS (
+    INSERT INTO tenant_kv AS old (id, owner_id, owner_type, key, scopes, value, expires_at)
+    SELECT $5, $1, $2, $3, $4, value, $7 FROM judged WHERE NOT too_long AND NOT too_many
+    ON CONFLICT (owner_id, owner_type, identity) DO UPDATE SET
+        value = excluded.value, version = old.version + 1, expires_at = excluded.expires_at,
+        expiry_attempts = 0, expiry_claimed_until = NULL, last_updated_at = now()
+)
+SELECT bytes, keys, too_long, too_many FROM judged"""
 
 DELETE = f"DELETE FROM tenant_kv WHERE {_OWNED} AND key = $3 AND scopes @> $4"
 
@@ -192,11 +216,17 @@ def _owner(tenant: int) -> tuple[str, str]:
     return owner.owner_id, owner.owner_type.value
 
 
+def _no_room(key: str, limit: str, size: str, most: int) -> LimitExceeded:
+    what = f"the key-value store is full: with key {key[:80]!r} it would hold {size}, and {limit} is {most:,}"
+    return LimitExceeded(what, hint="delete keys that are not needed any more")
+
+
 class KvStore:
     """Every tenant's keys. Methods take the tenant's 64-bit key and raise what `Database` raises, besides their own."""
 
-    def __init__(self, db: Database) -> None:
+    def __init__(self, db: Database, limits: Limits | None = None) -> None:
         self._db = db
+        self._limits = limits or Limits()
 
     async def get(self, tenant: int, key: str, scopes: Sequence[str]) -> KvRecord | None:
         """The row with exactly these scopes, else the one with the fewest more (then by their names).
@@ -214,11 +244,17 @@ class KvStore:
         Args:
             value: msgpack of one KhronosValue, at most `KV_VALUE_BYTES_MAX` bytes as tagged JSON.
             expires_at: None takes an earlier expiry away.
-        Raises: RequestError, LimitExceeded.
+        Raises: RequestError, LimitExceeded: also where the tenant has no room left.
         """
         key, scopes = checked_key(key), checked_scopes(scopes, writes=True)
         text = await _beside(len(value), to_row, value)
-        await self._db.execute(SET, *_owner(tenant), key, scopes, new_id(), text, expires_at)
+        bounds = (self._limits.kv_bytes_max, self._limits.kv_keys_max)
+        found = await self._db.fetchrow(SET, *_owner(tenant), key, scopes, new_id(), text, expires_at, *bounds)
+        assert found is not None
+        if found["too_long"]:
+            raise _no_room(key, "limits.kv_bytes_max", f"{found['bytes']:,} bytes", bounds[0])
+        if found["too_many"]:
+            raise _no_room(key, "limits.kv_keys_max", f"{found['keys']:,} keys", bounds[1])
 
     async def delete(self, tenant: int, key: str, scopes: Sequence[str]) -> int:
         """Delete every row of the key whose scopes contain these; returns how many.

@@ -18,7 +18,7 @@ class Stores:
 
     def __init__(self, db: Database, limits: Limits | None = None) -> None:
         self.db = db
-        self.kv = KvStore(db)
+        self.kv = KvStore(db, limits)
         self.tenants = TenantStore(db)
         self.templates = TemplateStore(db, limits)
         self.cursors = CursorStore(db)

@@ -8,8 +8,8 @@ import pytest
 
 from pytw import values
 from pytw.errors import InternalError, LimitExceeded, RequestError
-from pytw.limits import KV_EXPIRY_ATTEMPTS_MAX, KV_FIND_BYTES_MAX, KV_FIND_ROWS_MAX
-from pytw.storage.kv import CLAIM, like_pattern
+from pytw.limits import KV_EXPIRY_ATTEMPTS_MAX, KV_FIND_BYTES_MAX, KV_FIND_ROWS_MAX, Limits
+from pytw.storage.kv import CLAIM, KvStore, like_pattern
 from pytw.storage.stores import Stores
 from pytw.types import Id
 
@@ -197,3 +197,83 @@ async def test_values_too_long_together_are_refused_before_they_are_read(stores:
     assert len(await stores.kv.find(tenant, "k00%", ["s"], limit=1_000)) == 10
     with pytest.raises(LimitExceeded):
         await stores.kv.find(tenant, "%%", ["s"], limit=1_000)
+
+
+def small(stores: Stores, **limits: int) -> KvStore:
+    """A store with little room on the same database."""
+    return KvStore(stores.db, Limits(**limits))
+
+
+async def usage(stores: Stores, tenant: Id) -> tuple[int, int]:
+    """What the counter says, which must be what the rows say."""
+    owner = (tenant.owner_id, tenant.owner_type.value)
+    statement = "SELECT {} FROM {} WHERE owner_id = $1 AND owner_type = $2"
+    counted = await stores.db.fetchrow(statement.format("keys, bytes", "tenant_kv_usage"), *owner)
+    held = await stores.db.fetchrow(statement.format("count(*), coalesce(sum(bytes), 0)::int8", "tenant_kv"), *owner)
+    assert counted is not None
+    assert held is not None
+    assert tuple(counted) == tuple(held)
+    return int(counted[0]), int(counted[1])
+
+
+async def test_keys_over_the_limit_are_refused_until_one_goes(stores: Stores) -> None:
+    kv, tenant = small(stores, kv_keys_max=2), Id.guild(5)
+    for key in ("a", "b"):
+        await kv.set(tenant.key, key, ["s"], ONE)
+    with pytest.raises(LimitExceeded, match=r"key 'c' it would hold 3 keys, and limits.kv_keys_max is 2"):
+        await kv.set(tenant.key, "c", ["s"], ONE)
+    with pytest.raises(LimitExceeded, match="kv_keys_max"):
+        await kv.set(tenant.key, "a", ["other"], ONE)
+    await kv.set(tenant.key, "a", ["s"], ONE)
+    await kv.set(Id.guild(6).key, "c", ["s"], ONE)
+    await kv.set(Id.user(5).key, "c", ["s"], ONE)
+    await kv.delete(tenant.key, "b", ["s"])
+    await kv.set(tenant.key, "c", ["s"], ONE)
+    assert (await usage(stores, tenant))[0] == 2
+
+
+async def test_bytes_over_the_limit_are_refused_and_overwriting_delete_and_expiry_give_room(stores: Stores) -> None:
+    kv, tenant = small(stores, kv_bytes_max=1 << 20), Id.guild(5)
+    long, longer = (bytes(msgpack.packb("x" * size)) for size in (200_000, 250_000))
+    for key in "abcde":
+        await kv.set(tenant.key, key, ["s"], long, PAST if key == "a" else None)
+    with pytest.raises(LimitExceeded, match=r"key 'f' .* bytes, and limits.kv_bytes_max is 1,048,576"):
+        await kv.set(tenant.key, "f", ["s"], long)
+    with pytest.raises(LimitExceeded, match="key 'b'"):
+        await kv.set(tenant.key, "b", ["s"], longer)
+    found = await kv.get(tenant.key, "b", ["s"])
+    assert found is not None
+    assert (found.value, found.version) == (long, 1)
+    # Three ways to get room, each enough for one more.
+    await kv.set(tenant.key, "b", ["s"], ONE)
+    await kv.set(tenant.key, "f", ["s"], long)
+    await kv.delete(tenant.key, "c", ["s"])
+    await kv.set(tenant.key, "g", ["s"], long)
+    with pytest.raises(LimitExceeded):
+        await kv.set(tenant.key, "h", ["s"], long)
+    ((_, due),) = await kv.claim_expired(0, 1, limit=10)
+    await kv.finish_expired(tenant.key, due.id, due.version)
+    await kv.set(tenant.key, "h", ["s"], long)
+    keys, size = await usage(stores, tenant)
+    assert keys == 6
+    assert 1_000_000 < size <= 1 << 20
+
+
+async def test_full_tenant_may_write_what_does_not_grow(stores: Stores) -> None:
+    """As after an operator has lowered the limits."""
+    tenant = Id.guild(5)
+    for key in "abc":
+        await stores.kv.set(tenant.key, key, ["s"], bytes(msgpack.packb("x" * 200_000)))
+    kv = small(stores, kv_bytes_max=1 << 20, kv_keys_max=1)
+    await kv.set(tenant.key, "a", ["s"], ONE)
+    assert (await usage(stores, tenant))[0] == 3
+
+
+async def test_writes_at_the_same_moment_pass_the_limit_by_no_more_than_themselves(stores: Stores) -> None:
+    kv, tenant = small(stores, kv_keys_max=20), Id.guild(5)
+    for round_ in range(10):
+        writes = (kv.set(tenant.key, f"{round_}.{number}", ["s"], ONE) for number in range(4))
+        await asyncio.gather(*writes, return_exceptions=True)
+        await asyncio.gather(*(kv.set(tenant.key, "same", ["s"], ONE) for _ in range(4)), return_exceptions=True)
+    keys, _ = await usage(stores, tenant)
+    assert 20 <= keys < 24
