@@ -127,7 +127,9 @@ QUARANTINE_MAX_S = 300.0
 
 # ---- HTTP API ----------------------------------------------------------------------------------------
 API_BODY_BYTES_MAX = 16 * MIB
+API_BODY_S = 30.0
 API_HEADER_BYTES_MAX = 8_190
+API_KEEPALIVE_S = 75.0
 API_REQUESTS_MAX = 1_000
 API_RETRY_AFTER_S = 1
 MOCK_WAIT_MAX_S = 60.0

@@ -1,4 +1,4 @@
-"""JSON in and out: one envelope for every error, and no text of ours where JSON is due.
+"""JSON out: one envelope for every error, and no text of ours where JSON is due.
 
 Error bodies are ``{"message", "code", "hint"?}`` besides what an error adds of its own. Source: spec 1.1.
 """
@@ -9,9 +9,8 @@ import base64
 import logging
 from collections.abc import Awaitable, Callable
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any
 
-import msgspec
 import orjson
 from aiohttp import web
 
@@ -21,8 +20,15 @@ from pytw.limits import API_RETRY_AFTER_S
 
 log = logging.getLogger("api")
 
-T = TypeVar("T")
-_CODES = {401: "unauthorized", 403: "forbidden", 404: "not_found", 405: "method_not_allowed", 413: "too_large"}
+_CODES = {
+    401: "unauthorized",
+    403: "forbidden",
+    404: "not_found",
+    405: "method_not_allowed",
+    408: "too_slow",
+    413: "too_large",
+    415: "unsupported_media_type",
+}
 
 
 def plain(value: Any) -> Any:
@@ -98,23 +104,6 @@ async def envelope(
     except Exception as error:
         log.exception("%s %s failed", request.method, request.path)
         return failure(500, "internal", f"a bug of ours: {type(error).__name__}; the log has the rest")
-
-
-async def body_of(request: web.Request, decoder: msgspec.json.Decoder[T]) -> T:
-    """The request's body, checked by type.
-
-    Raises:
-        RequestError: not JSON, nested too deep, or not of this form; says where.
-    """
-    data = await request.read()
-    try:
-        return decoder.decode(data)
-    except msgspec.ValidationError as error:
-        raise RequestError(f"the body is not as expected: {error}") from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise RequestError(f"the body is not JSON: {error}") from None
-    except RecursionError:
-        raise RequestError("the body is nested too deep") from None
 
 
 def snowflake(text: str, what: str) -> int:

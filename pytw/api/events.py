@@ -17,8 +17,9 @@ import msgspec
 import orjson
 from aiohttp import web
 
-from pytw.api.answers import answer, body_of, snowflake
+from pytw.api.answers import answer, snowflake
 from pytw.api.auth import require_root_or_developer
+from pytw.api.bodies import body_of
 from pytw.api.context import CONTEXT
 from pytw.api.eventnames import event_name
 from pytw.errors import LimitExceeded, NotReady, RequestError
@@ -67,7 +68,9 @@ async def fire(request: web.Request) -> web.Response:
     name = event_name(asked.type)
     payload = _payload(asked, name, tenant)
     if len(payload) > context.limits.event_bytes_max:
-        raise LimitExceeded(f"data is over the limit of {context.limits.event_bytes_max} bytes")
+        raise LimitExceeded(
+            f"data is over the limit of {context.limits.event_bytes_max} bytes", hint="the key limits.event_bytes_max"
+        )
     if context.draining:
         raise NotReady("the server is ending")
     event = CreateEvent(name, payload)
@@ -96,7 +99,7 @@ def _told(told: dict[str, Any], result: DispatchResult) -> web.Response:
 
 def _tenant(asked: TestEvent) -> Id:
     if (asked.guild_id is None) is (asked.user_id is None):
-        raise RequestError("one of guild_id and user_id is needed")
+        raise RequestError("exactly one of guild_id and user_id is needed")
     if asked.guild_id is not None:
         return Id.guild(snowflake(str(asked.guild_id), "guild_id"))
     return Id.user(snowflake(str(asked.user_id), "user_id"))

@@ -7,8 +7,9 @@ from typing import Annotated
 import msgspec
 from aiohttp import web
 
-from pytw.api.answers import answer, body_of, snowflake
+from pytw.api.answers import answer, snowflake
 from pytw.api.auth import on_control_socket
+from pytw.api.bodies import body_of
 from pytw.api.context import CONTEXT
 from pytw.errors import NotFound
 from pytw.limits import MOCK_TEXT_MAX, MOCK_WAIT_MAX_S

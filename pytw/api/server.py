@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from pytw.api import events, health, mock, templates
 from pytw.api.answers import envelope, failure
 from pytw.api.context import CONTEXT, ApiContext
 from pytw.errors import StorageRefused
-from pytw.limits import API_BODY_BYTES_MAX, API_HEADER_BYTES_MAX, API_REQUESTS_MAX
+from pytw.limits import API_BODY_BYTES_MAX, API_HEADER_BYTES_MAX, API_KEEPALIVE_S, API_REQUESTS_MAX
+
+_http_log = logging.getLogger("api.http")
+# What is not HTTP is answered with 400; it is no error of ours that the log would have to show.
+_http_log.addFilter(lambda record: not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError)))
+
+
+async def _unsigned(_request: web.Request, response: web.StreamResponse) -> None:
+    """Which server this is, and of which version, is nobody's business."""
+    response.headers.popall("Server", None)
 
 
 def application(context: ApiContext) -> web.Application:
@@ -36,6 +47,7 @@ def application(context: ApiContext) -> web.Application:
 
     app = web.Application(middlewares=[envelope, bounded], client_max_size=API_BODY_BYTES_MAX)
     app[CONTEXT] = context
+    app.on_response_prepare.append(_unsigned)
     for room in (events, health, mock, templates):
         app.add_routes(room.routes())
     return app
@@ -62,6 +74,10 @@ class ApiServer:
             handle_signals=False,
             shutdown_timeout=1.0,
             max_field_size=API_HEADER_BYTES_MAX,
+            keepalive_timeout=API_KEEPALIVE_S,
+            # `bodies.py` unpacks: it bounds what comes out, and its refusals have the envelope.
+            auto_decompress=False,
+            logger=_http_log,
         )
         await self._runner.setup()
         if listener is not None:

@@ -15,12 +15,13 @@ import msgspec
 from aiohttp import web
 
 from pytw import luau
-from pytw.api.answers import answer, body_of, failure, snowflake
+from pytw.api.answers import answer, failure, snowflake
 from pytw.api.auth import require_root
+from pytw.api.bodies import body_of
 from pytw.api.capabilities import capability_warnings
 from pytw.api.context import CONTEXT, ApiContext
 from pytw.api.eventnames import event_warnings
-from pytw.errors import RequestError, Unavailable
+from pytw.errors import Unavailable
 from pytw.storage.templates import checked_files, checked_name
 from pytw.types import Id, OwnerType, TemplateSource
 
@@ -159,11 +160,7 @@ def _owner(request: web.Request) -> Id:
 
 
 def _name(request: web.Request) -> str:
-    name = checked_name(request.match_info["name"])
-    # Clients and proxies fold these parts of a path away, so that such a template could not be reached by its name.
-    if not {".", ".."}.isdisjoint(name.split("/")):
-        raise RequestError(f"not a template name: {name!r}", hint="no part of it may be . or ..")
-    return name
+    return checked_name(request.match_info["name"])
 
 
 def _shown(template: Template) -> dict[str, Any]:
