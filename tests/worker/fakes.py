@@ -99,7 +99,8 @@ class MemoryDb:
     ) -> list[KvRecord]:
         await self._work("kv_find", tenant)
         start = pattern.rstrip("%")
-        return [r for (t, key, s), r in sorted(self.records.items()) if t == tenant and key.startswith(start)][:limit]
+        found = [r for (t, key, _), r in sorted(self.records.items()) if t == tenant and key.startswith(start)]
+        return [r for r in found if after is None or (r.key, r.id) > tuple(after.split(":", 1)[::-1])][:limit]
 
     async def claim_expired(self, worker_id: int, workers: int, *, limit: int) -> list[tuple[int, KvRecord]]:
         await self._work("claim_expired", -1)

@@ -4,7 +4,7 @@ import msgpack
 import pytest
 
 from pytw.errors import Forbidden, LimitExceeded, NotFound, PytwError, RequestError
-from pytw.limits import KV_KEY_BYTES_MAX, KV_SCOPES_MAX, KV_VALUE_BYTES_MAX, TENANT_EVENTS_MAX
+from pytw.limits import KV_FIND_ROWS_MAX, KV_KEY_BYTES_MAX, KV_SCOPES_MAX, KV_VALUE_BYTES_MAX, TENANT_EVENTS_MAX
 from pytw.types import USER_BIT
 from pytw.worker.context.call import HostCall, plain
 from pytw.worker.context.discord import Discord, checked_message, snowflake
@@ -73,6 +73,17 @@ class TestKv:
         (records,) = await results(kv, call("kv.find", "a%", ["s"]))
         assert [(r["key"], r["value"]) for r in records] == [("a1", "a1"), ("a2", "a2")]
 
+    async def test_find_refuses_to_give_a_part_for_the_whole(self, kv):
+        for number in range(KV_FIND_ROWS_MAX):
+            await results(kv, call("kv.set", f"k{number:04}", number, ["s"]))
+        (records,) = await results(kv, call("kv.find", "k%", ["s"]))
+        assert len(records) == KV_FIND_ROWS_MAX
+        await results(kv, call("kv.set", "one more", 1, ["s"]))
+        assert len((await results(kv, call("kv.find", "k%", ["s"])))[0]) == KV_FIND_ROWS_MAX
+        await results(kv, call("kv.set", "k9", 1, ["s"]))
+        with pytest.raises(LimitExceeded, match="more than 1,000 keys match 'k%'"):
+            await results(kv, call("kv.find", "k%", ["s"]))
+
     @pytest.mark.parametrize(
         "held",
         ["*", "kv:*", "kv:get:*", "kv:get:k", "kv[s]:*", "kv[s]:get", "kv[s]:get:k", "kv[r]:*"],
@@ -91,8 +102,13 @@ class TestKv:
         [
             (("k", []), "Unscoped operations are not allowed"),
             (("k",), "Unscoped operations are not allowed"),
-            (("k", [str(i) for i in range(KV_SCOPES_MAX + 1)]), "Scopes length may be at most 10 long"),
-            (("k" * (KV_KEY_BYTES_MAX + 1), ["s"]), "Key length too long"),
+            (("k", [str(i) for i in range(KV_SCOPES_MAX + 1)]), "Scopes length may be at most 10 long (11 given)"),
+            (("k" * (KV_KEY_BYTES_MAX + 1), ["s"]), "Key length too long (513 bytes, at most 512)"),
+            ((msgpack.ExtType(1, b"\xff"), ["s"]), "a string is not UTF-8 text, and only that can be used here"),
+            (
+                (msgpack.ExtType(2, b"x"), ["s"]),
+                "only plain values are allowed here: nil, boolean, number, string, table",
+            ),
             ((1, ["s"]), "key must be a string"),
             (("k", "s"), "scopes must be an array of strings"),
             (("k", [1]), "scopes must be an array of strings"),
@@ -106,7 +122,7 @@ class TestKv:
     async def test_writes_need_scopes_and_a_bounded_value(self, kv):
         with pytest.raises(RequestError, match="Setting keys without a scope is not allowed"):
             await results(kv, call("kv.set", "k", 1, []))
-        with pytest.raises(LimitExceeded, match="Value length too long"):
+        with pytest.raises(LimitExceeded, match=r"Value length too long \(262,149 bytes, at most 262,144\)"):
             await results(kv, call("kv.set", "k", "x" * KV_VALUE_BYTES_MAX, ["s"]))
 
 

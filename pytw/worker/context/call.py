@@ -7,6 +7,7 @@ from typing import Any
 
 import msgpack
 
+from pytw import values
 from pytw.errors import Forbidden, LimitExceeded, RequestError
 from pytw.limits import TENANT_DATA_BYTES_MAX, VALUE_BYTES_MAX
 
@@ -14,7 +15,9 @@ ARGUMENTS_MAX = 16
 PLAIN_BYTES_MAX = TENANT_DATA_BYTES_MAX
 
 
-def _no_extension(_code: int, _data: bytes) -> Any:
+def _no_extension(code: int, _data: bytes) -> Any:
+    if code == values.RAW_TEXT:
+        raise RequestError("a string is not UTF-8 text, and only that can be used here")
     raise RequestError("only plain values are allowed here: nil, boolean, number, string, table")
 
 

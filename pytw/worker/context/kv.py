@@ -68,9 +68,10 @@ def _arguments(call: HostCall, action: str, scopes_at: int) -> tuple[str, list[s
             "Setting keys without a scope is not allowed" if action == "set" else "Unscoped operations are not allowed"
         )
     if len(scopes) > KV_SCOPES_MAX:
-        raise RequestError(f"Scopes length may be at most {KV_SCOPES_MAX} long")
-    if len(key.encode()) > KV_KEY_BYTES_MAX:
-        raise LimitExceeded("Query length too long" if action == "find" else "Key length too long")
+        raise RequestError(f"Scopes length may be at most {KV_SCOPES_MAX} long ({len(scopes)} given)")
+    if (size := len(key.encode())) > KV_KEY_BYTES_MAX:
+        what = "Query" if action == "find" else "Key"
+        raise LimitExceeded(f"{what} length too long ({size:,} bytes, at most {KV_KEY_BYTES_MAX})")
     return key, scopes
 
 
@@ -103,7 +104,7 @@ class Kv:
         key, scopes = _arguments(call, "set", 2)
         value = call.raw(1)
         if len(value) > KV_VALUE_BYTES_MAX:
-            raise LimitExceeded("Value length too long")
+            raise LimitExceeded(f"Value length too long ({len(value):,} bytes, at most {KV_VALUE_BYTES_MAX:,})")
         await self._db.kv_set(call.tenant, key, scopes, value)
         return _NOTHING
 
@@ -115,5 +116,12 @@ class Kv:
     async def find(self, call: HostCall) -> bytes:
         pattern, scopes = _arguments(call, "find", 1)
         records = await self._db.kv_find(call.tenant, pattern, scopes, limit=KV_FIND_ROWS_MAX)
+        # The call has no pages, and a script that took a part for the whole would be wrong without a word.
+        if len(records) >= KV_FIND_ROWS_MAX and await self._db.kv_find(
+            call.tenant, pattern, scopes, limit=1, after=records[-1].cursor
+        ):
+            raise LimitExceeded(
+                f"more than {KV_FIND_ROWS_MAX:,} keys match {pattern!r}: use a narrower query or scopes"
+            )
         header = msgpack.Packer().pack_array_header(len(records))
         return _LIST_OF_1 + bytes(header) + b"".join(map(_record, records))
