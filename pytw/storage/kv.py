@@ -125,7 +125,7 @@ def checked_scopes(scopes: Sequence[str], *, writes: bool = False) -> list[str]:
             "Setting keys without a scope is not allowed" if writes else "Unscoped operations are not allowed"
         )
     if len(scopes) > KV_SCOPES_MAX:
-        raise RequestError(f"Scopes length may be at most {KV_SCOPES_MAX} long")
+        raise RequestError(f"Scopes length may be at most {KV_SCOPES_MAX} long ({len(scopes)} given)")
     for scope in scopes:
         _checked_text(scope, "Scope", KV_SCOPE_BYTES_MAX)
     return sorted(set(scopes))
@@ -137,7 +137,7 @@ def _checked_text(text: str, what: str, bytes_max: int) -> str:
     except UnicodeEncodeError:
         raise RequestError(f"{what} is not text") from None
     if size > bytes_max:
-        raise LimitExceeded(f"{what} length too long", hint=f"{bytes_max} bytes at most")
+        raise LimitExceeded(f"{what} length too long ({size:,} bytes, at most {bytes_max:,})")
     if "\0" in text:
         raise RequestError(f"{what} contains a NUL character, which cannot be stored")
     return text
@@ -169,7 +169,7 @@ def to_row(value: bytes) -> str:
     except (ValueError, TypeError) as error:
         raise RequestError(f"Value cannot be stored: {error}") from None
     if len(text) > KV_VALUE_BYTES_MAX:
-        raise LimitExceeded("Value length too long", hint=f"{KV_VALUE_BYTES_MAX} bytes of JSON at most")
+        raise LimitExceeded(f"Value length too long ({len(text):,} bytes of JSON, at most {KV_VALUE_BYTES_MAX:,})")
     return text.decode()
 
 
@@ -282,7 +282,9 @@ class KvStore:
         arguments = (checked_scopes(scopes), like, key, record_id, min(limit, KV_FIND_ROWS_MAX))
         rows = await self._db.fetch(FIND, *_owner(tenant), *arguments)
         if rows and rows[-1]["bytes"] > KV_FIND_BYTES_MAX:
-            raise LimitExceeded("The keys found are too long together", hint="a narrower query finds fewer")
+            raise LimitExceeded(
+                f"The values found are longer than {KV_FIND_BYTES_MAX:,} bytes together: use a narrower query or scopes"
+            )
         return [record for _, record in await _beside(_value_bytes(rows), _readable, rows)]
 
     async def list_scopes(self, tenant: int) -> list[str]:

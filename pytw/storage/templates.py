@@ -126,10 +126,12 @@ class Version:
 
 def checked_name(name: str) -> str:
     """Raises: RequestError."""
-    if not NAME.fullmatch(name) or name.startswith("$builtins"):
+    of_dots = any(not part.strip(".") for part in name.split("/"))
+    if not NAME.fullmatch(name) or of_dots or name.startswith("$builtins"):
         raise RequestError(
             f"not a template name: {name[:80]!r}",
-            hint=f"1 to {TEMPLATE_NAME_BYTES_MAX} of letters, digits and . _ - $ / #, and not $builtins",
+            hint=f"1 to {TEMPLATE_NAME_BYTES_MAX} of letters, digits and . _ - $ / #, more than dots between slashes, "
+            "and not $builtins",
         )
     return name
 
@@ -144,7 +146,9 @@ def checked_files(files: Mapping[str, str], limits: Limits) -> dict[str, str]:
     if not files:
         raise RequestError("a template needs at least one file")
     if len(files) > limits.template_files_max:
-        raise LimitExceeded(f"too many files: {len(files)}", hint=f"{limits.template_files_max} at most")
+        raise LimitExceeded(
+            f"the template has {len(files):,} files, and limits.template_files_max is {limits.template_files_max:,}"
+        )
     found: dict[str, str] = {}
     for given, source in files.items():
         path = given.removeprefix("/")
@@ -152,7 +156,7 @@ def checked_files(files: Mapping[str, str], limits: Limits) -> dict[str, str]:
         if not path.isprintable() or "\\" in path or any(part in ("", ".", "..") for part in parts):
             raise RequestError(f"not a path of a template's file: {given[:80]!r}")
         if len(path.encode()) > TEMPLATE_PATH_BYTES_MAX:
-            raise LimitExceeded(f"path too long: {path[:80]}...", hint=f"{TEMPLATE_PATH_BYTES_MAX} bytes at most")
+            raise LimitExceeded(f"the path {path[:80]}... is longer than {TEMPLATE_PATH_BYTES_MAX} bytes")
         if path in found:
             raise RequestError(f"{path} is there twice")
         if "\0" in source:
@@ -162,7 +166,10 @@ def checked_files(files: Mapping[str, str], limits: Limits) -> dict[str, str]:
         except UnicodeEncodeError:
             raise RequestError(f"{path} is not UTF-8 text") from None
         if size > limits.source_bytes_max:
-            raise LimitExceeded(f"{path} is too long: {size} bytes", hint=f"{limits.source_bytes_max} at most")
+            raise LimitExceeded(
+                f"{path} has {size:,} bytes, and limits.source_bytes_max is {limits.source_bytes_max:,}",
+                hint="split it into modules",
+            )
         found[path] = source
     return found
 
@@ -218,12 +225,16 @@ class TemplateStore:
             others = await connection.fetchrow(OTHERS, *key, name)
             if others["templates"] >= self._limits.templates_max:
                 raise LimitExceeded(
-                    f"too many templates: {others['templates']}", hint=f"{self._limits.templates_max} at most"
+                    f"{name} would be template number {others['templates'] + 1:,}, "
+                    f"and limits.templates_max is {self._limits.templates_max:,}",
+                    hint="remove one that is not needed any more",
                 )
             own = sum(len(path.encode()) + len(source.encode()) for path, source in sources.items())
             if deploy and others["bytes"] + own > TENANT_SOURCE_BYTES_MAX:
                 raise LimitExceeded(
-                    "the templates are too long together", hint=f"{TENANT_SOURCE_BYTES_MAX} bytes of source at most"
+                    f"the templates would have {others['bytes'] + own:,} bytes of source together, "
+                    f"and {TENANT_SOURCE_BYTES_MAX:,} is the most",
+                    hint="remove one that is not needed any more",
                 )
             await connection.execute(SAVE_SOURCES, list(by_hash), list(by_hash.values()))
             version = await connection.fetchval(

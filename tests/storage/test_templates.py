@@ -125,6 +125,11 @@ async def test_number_of_templates_is_bounded_also_among_concurrent_writers(stor
         ("x" * 65, ONE, RequestError),
         ("$builtins", ONE, RequestError),
         ("t\n", ONE, RequestError),
+        (".", ONE, RequestError),
+        ("..", ONE, RequestError),
+        ("a/../b", ONE, RequestError),
+        ("a/.", ONE, RequestError),
+        ("/", ONE, RequestError),
         ("t", {}, RequestError),
         ("t", {"../x": ""}, RequestError),
         ("t", {"a//b": ""}, RequestError),
@@ -145,6 +150,19 @@ async def test_what_cannot_be_a_template_is_refused(
     with pytest.raises(error):
         await templates.put(GUILD, name, files)
     assert await stores.db.fetchval("SELECT count(*) FROM template_versions") == 0
+
+
+async def test_what_is_over_a_limit_is_told_which(stores: Stores) -> None:
+    templates = TemplateStore(stores.db, Limits(source_bytes_max=1024, template_files_max=3, templates_max=1))
+    for files, text in (
+        ({"a": "x" * 2000}, "a has 2,000 bytes, and limits.source_bytes_max is 1,024"),
+        (dict.fromkeys("abcd", ""), "the template has 4 files, and limits.template_files_max is 3"),
+    ):
+        with pytest.raises(LimitExceeded, match=text):
+            await templates.put(GUILD, "t", files)
+    await templates.put(GUILD, "t", ONE)
+    with pytest.raises(LimitExceeded, match=r"u would be template number 2, and .*templates_max is 1"):
+        await templates.put(GUILD, "u", ONE)
 
 
 async def test_version_that_does_not_compile_is_not_deployed(stores: Stores) -> None:
