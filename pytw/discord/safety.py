@@ -1,6 +1,6 @@
 """What a message must be like before it leaves for Discord, so that the template's author learns what is wrong.
 
-Source: spec/luau-api.md 5.3.
+Lengths are bytes of UTF-8, as in the reference, where Discord itself counts characters. Source: spec/luau-api.md 5.3.
 """
 
 from __future__ import annotations
@@ -61,5 +61,6 @@ def _text(what: str, value: object, bytes_max: int) -> int:
         raise RequestError(f"{what} must be text")
     size = len(value.encode("utf-8", "surrogatepass"))
     if not 0 < size <= bytes_max:
-        raise RequestError(f"{what} must have 1 to {bytes_max} bytes, not {size}")
+        characters = "" if len(value) == size else f" ({len(value)} characters; what counts is their length in UTF-8)"
+        raise RequestError(f"{what} must have 1 to {bytes_max} bytes, not {size}{characters}")
     return size
