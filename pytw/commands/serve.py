@@ -8,6 +8,7 @@ import os
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from pytw import observe
 from pytw.commands.later import refuse
@@ -31,6 +32,8 @@ WORKER_TYPES = {
     "apply-migration": "migrate",
     "fauxpas": "shell",
 }
+#: The flags that say how many workers and threads there are.
+SIZES = ("process_workers", "thread_workers", "threads_master", "threads_worker")
 WORKERS_MAX = 1_024
 THREADS_MAX = 1_024
 
@@ -125,8 +128,10 @@ def serve(
         from pytw.commands.migrate import run
 
         return run(config_file, data_dir)
+    source = click.get_current_context().get_parameter_source
     options = ServeOptions(
         worker_type=worker_type,
+        sized=any(source(name) is ParameterSource.COMMANDLINE for name in SIZES),
         **{**flags, "builtins_dir": flags["builtins_dir"] or "", "mesophyll": flags["mesophyll"] or ""},
     )
     _check(options)

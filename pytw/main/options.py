@@ -37,13 +37,18 @@ class ServeOptions(Struct, frozen=True, kw_only=True):
     """Also an in-process worker whose VM thread is deaf ends its process."""
     abort_on_crash_loop: bool = False
     """The reference's documented abort: ten failures in a row end the master."""
+    sized: bool = False
+    """A flag said how many workers or threads there are."""
     mesophyll: str = ""
     """Address of the master's Mesophyll server; only of a `processpoolworker` started by hand."""
 
     def thread_warning(self, workers: int) -> str | None:
-        """A line for the log where *workers* workers and the master have more than twice as many threads as cores."""
+        """A line for the log where flags ask for more than twice as many threads as cores, with *workers* workers.
+
+        The defaults are for a server's cores; on a small machine they idle, and nobody chose them.
+        """
         threads, cores = workers * self.threads_worker + self.threads_master, len(os.sched_getaffinity(0))
-        if threads <= 2 * cores:
+        if not self.sized or threads <= 2 * cores:
             return None
         return (
             f"{threads} threads ({workers} workers x --tokio-threads-worker {self.threads_worker} "
