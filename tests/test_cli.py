@@ -73,6 +73,7 @@ def one_line(capsys, *args):
         (["template", "list", "1", "--url", "nonsense"], 8, ["--url", "http://"]),
         (["template", "list", "1", "--url", "http://127.0.0.1:1"], 9, ["no server answers at http://127.0.0.1:1"]),
         (["mock", "say", "1", "x", "--wait", "-1"], 2, ["--wait"]),
+        (["mock", "say", "1", ""], 2, ["TEXT", "empty"]),
         (["config", "check", "--config", "none.yaml"], 8, ["none.yaml"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) and value and value[0] in cli.COMMANDS else None,
@@ -201,6 +202,12 @@ def test_threads_beyond_twice_the_cores_are_warned_of(served):
     cores = len(os.sched_getaffinity(0))
     assert options.thread_warning(2 * cores - 1) is None
     assert f"{2 * cores + 1} threads" in options.thread_warning(2 * cores)
+
+
+def test_threads_that_nobody_chose_are_not_warned_of(served):
+    assert served("serve")[1].thread_warning(1_000) is None
+    for flag in ("--process-workers", "--threads-master", "--tokio-threads-worker"):
+        assert "threads" in served("serve", flag, "2")[1].thread_warning(1_000)
 
 
 def test_help_is_for_every_command_and_imports_none(capsys):
@@ -385,6 +392,40 @@ def test_mock_say_prints_what_came_back(capsys, server, tmp_path):
     code, out, _ = tw(capsys, "mock", "say", "5", "hi", "--wait", "1.5", "--data-dir", str(tmp_path))
     assert (code, out) == (0, "tw: hi you\n")
     assert asked == [("POST", "/mock/say", {"guild_id": "5", "content": "hi", "wait_s": 1.5})]
+
+
+def test_mock_say_without_an_answer_names_what_is_not_ready(capsys, server, tmp_path):
+    _, answers = server
+    answers.append((200, {"sent": {"id": "1"}, "replies": []}))
+    answers.append((503, {"ready": False, "parts": {"database": True, "workers": False, "worker.1": False}}))
+    code, out, err = tw(capsys, "mock", "say", "5", "hi", "--wait", "0", "--data-dir", str(tmp_path))
+    assert (code, out) == (0, "")
+    assert err == "nothing came back within 0 s; not ready: workers, worker.1\n"
+
+
+def test_mock_say_to_a_server_without_readyz_keeps_to_its_own_matter(capsys, server, tmp_path):
+    _, answers = server
+    answers.extend([(200, {"replies": []}), (404, {"message": "Not Found"})])
+    code, _, err = tw(capsys, "mock", "say", "5", "hi", "--wait", "0", "--data-dir", str(tmp_path))
+    assert (code, err) == (0, "nothing came back within 0 s\n")
+
+
+def test_url_without_a_token_says_where_to_go_instead(capsys):
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def answer():
+            connection, _ = listening.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 2\r\n\r\n{}")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        code, line = one_line(capsys, "template", "list", "5", "--url", url)
+        thread.join()
+    assert code == 1
+    assert "without --url" in line
 
 
 def test_folder_without_luau_is_refused(tmp_path):

@@ -8,7 +8,7 @@ import msgspec
 from aiohttp import web
 
 from pytw.api.answers import answer, snowflake
-from pytw.api.auth import on_control_socket
+from pytw.api.auth import at_this_machine, on_control_socket, peer_uid
 from pytw.api.bodies import body_of
 from pytw.api.context import CONTEXT
 from pytw.errors import NotFound
@@ -32,7 +32,9 @@ def routes() -> list[web.RouteDef]:
 
 async def say(request: web.Request) -> web.Response:
     mock = request.app[CONTEXT].mock
-    # To everyone else it does not exist.
+    # To everyone else it does not exist; who sits at this machine is told the way.
+    if mock is not None and peer_uid(request) is None and at_this_machine(request):
+        raise NotFound("only the control socket has this", hint="`tw mock say` without --url, on the server's machine")
     if mock is None or not on_control_socket(request):
         raise NotFound("there is no mock Discord here", hint="it runs in dev mode, and listens to `tw mock say`")
     asked = await body_of(request, _decoder)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import http.client
 import json
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, TypeVar
 from urllib.parse import quote, urlsplit
 
@@ -22,6 +22,10 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 CALL_TIMEOUT_S = 60.0
 ANSWER_BYTES_MAX = 64 << 20
+NO_TOKEN = (
+    "no command of this version makes tokens: on the server's machine, as the account that runs it, `tw` works without "
+    "--url and needs none; --token or TW_TOKEN takes the token of a root user's session"
+)
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -43,8 +47,16 @@ class Control:
         self._url = url
         self._token = token
 
-    def call(self, method: str, path: str, body: Any = None, *, timeout_s: float = CALL_TIMEOUT_S) -> Any:
-        """The answer's JSON, None if it is empty.
+    def call(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        timeout_s: float = CALL_TIMEOUT_S,
+        also: Collection[int] = (),
+    ) -> Any:
+        """The answer's JSON, None if it is empty. *also*: statuses that are answers, besides those below 300.
 
         Raises:
             NotRunning: nobody answers there.
@@ -71,7 +83,9 @@ class Control:
             raise Unavailable(f"{where} broke off: {error or type(error).__name__}") from None
         finally:
             connection.close()
-        return _answer(status, data)
+        if status == 401 and self._url and not self._token:
+            raise RequestError(f"{where} wants a token", hint=NO_TOKEN)
+        return _answer(200 if status in also else status, data)
 
     def _connection(self, timeout_s: float) -> tuple[str, http.client.HTTPConnection, str]:
         if not self._url:

@@ -8,8 +8,9 @@ from typing import Any
 import click
 
 from pytw import observe
-from pytw.commands.control import CALL_TIMEOUT_S, control, controlled
+from pytw.commands.control import CALL_TIMEOUT_S, Control, control, controlled
 from pytw.commands.settings import configured, reading
+from pytw.errors import RequestError, Unavailable
 from pytw.limits import MOCK_WAIT_MAX_S
 
 
@@ -18,9 +19,15 @@ def mock() -> None:
     """The mock Discord of dev mode."""
 
 
+def _text(ctx: click.Context, param: click.Parameter, text: str) -> str:
+    if not text:
+        raise click.BadParameter("Discord has no empty messages", ctx, param)
+    return text
+
+
 @mock.command()
 @click.argument("guild", type=click.IntRange(1, (1 << 63) - 1))
-@click.argument("text")
+@click.argument("text", callback=_text)
 @click.option(
     "--wait",
     "wait_s",
@@ -33,7 +40,8 @@ def mock() -> None:
 @controlled
 def say(guild: int, text: str, wait_s: float, as_json: bool, **server: Any) -> None:
     """Say TEXT in GUILD as a member would, and print what comes back."""
-    answer = control(**server).call(
+    way = control(**server)
+    answer = way.call(
         "POST",
         "/mock/say",
         {"guild_id": str(guild), "content": text, "wait_s": wait_s},
@@ -46,7 +54,18 @@ def say(guild: int, text: str, wait_s: float, as_json: bool, **server: Any) -> N
         author = (reply.get("author") or {}).get("username") or "bot"
         click.echo(f"{author}: {reply.get('content', '')}")
     if not answer.get("replies"):
-        click.echo(f"nothing came back within {wait_s:g} s", err=True)
+        click.echo(f"nothing came back within {wait_s:g} s{_not_ready(way)}", err=True)
+
+
+def _not_ready(way: Control) -> str:
+    """What keeps the server from answering, if it says so; the mock alone has no `/readyz`."""
+    try:
+        said = way.call("GET", "/readyz", also=(503,))
+    except (RequestError, Unavailable):
+        return ""
+    parts = said.get("parts") if isinstance(said, dict) else None
+    away = [name for name, up in (parts or {}).items() if not up]
+    return f"; not ready: {', '.join(away)}" if away else ""
 
 
 @mock.command()
