@@ -15,13 +15,22 @@ from pytw.main.topology import Topology
 GUILD = 1001001001001001001
 OTHER_GUILDS = (1002002002002002002, 1003003003003003003)
 USER = 2001001001001001001
+#: A first template, in one line for a shell.
+HELLO = (
+    "return { MESSAGE = function(ctx) local m = ctx:event().data; "
+    'if m.content == "!hi" then ctx.Discord:create_message({ channel_id = m.channel_id, data = { content = "Hi!" } }) end end }'
+)
 
 
 def command(config: Config) -> tuple[str, str]:
     """How to type `tw`, and the flags without which it would not find this server."""
     here = os.path.abspath(sys.argv[0])
-    on_path = shutil.which("tw")
-    name = "tw" if on_path or os.path.basename(here) != "tw" else shlex.quote(os.path.relpath(here))
+    if shutil.which("tw"):
+        name = "tw"
+    elif os.path.basename(here) == "tw":
+        name = shlex.quote(os.path.relpath(here))
+    else:
+        name = f"{shlex.quote(sys.executable)} -m pytw.cli"
     data_dir = os.path.abspath(os.path.expanduser(config.data_dir))
     return name, "" if data_dir == default_data_dir() else f" --data-dir {shlex.quote(data_dir)}"
 
@@ -62,8 +71,10 @@ def text(
             f"  {tw} mock say {GUILD} hello{flags}",
             f"  curl -s {url}/test/event -H 'Content-Type: application/json' -d '{body}'",
             "",
-            "Then a template of your own (a folder with init.luau):",
-            f"  {tw} template put {GUILD} hello ./hello{flags}",
+            "Then a template of your own. Discord's MESSAGE_CREATE is named MESSAGE for templates:",
+            f"  mkdir -p hello && echo {shlex.quote(HELLO)} > hello/init.luau",
+            f"  {tw} template put {GUILD} hello hello{flags}",
+            f"  {tw} mock say {GUILD} '!hi'{flags}",
         ]
     lines.append("")
     return "\n".join(lines)

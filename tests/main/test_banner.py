@@ -1,5 +1,12 @@
 """What the banner tells a newcomer to type."""
 
+import shlex
+import subprocess
+import sys
+
+import pytest
+
+from pytw import luau
 from pytw.config import Config
 from pytw.main import banner
 from pytw.main.topology import Topology
@@ -25,3 +32,21 @@ def test_counts_and_urls_are_named():
 
 def test_real_bot_gets_no_toys():
     assert "mock" not in shown("/x", mock_url=None)
+
+
+def test_the_first_template_is_made_by_the_line_as_it_stands(tmp_path):
+    (line,) = [line.strip() for line in shown("/x").splitlines() if "mkdir" in line]
+    for _ in range(2):
+        subprocess.run(["sh", "-c", line], cwd=tmp_path, check=True)
+    text = (tmp_path / "hello/init.luau").read_text()
+    assert text == banner.HELLO + "\n"
+    assert luau.check("init.luau", text) == []
+
+
+@pytest.mark.parametrize("started", ["/x/pytw/cli.py", "/x/bin/template-worker"])
+def test_commands_are_whole_where_tw_is_not_on_the_path(monkeypatch, started):
+    monkeypatch.setattr(banner.shutil, "which", lambda _: None)
+    monkeypatch.setattr(sys, "argv", [started])
+    assert f"  {shlex.quote(sys.executable)} -m pytw.cli mock say" in shown("/x")
+    monkeypatch.setattr(sys, "argv", ["./some/bin/tw"])
+    assert "  some/bin/tw mock say" in shown("/x")
