@@ -24,6 +24,7 @@ $(BUILT): $(SOURCES)
 	@for tool in cargo cc c++; do command -v $$tool > /dev/null || \
 	  { echo "$$tool was not found: install Rust with rustup, and gcc and g++ (Debian: build-essential)" >&2; exit 1; }; done
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "compiling (about two to five minutes the first time)"
 	$(BIN)/pip install -q --disable-pip-version-check $$(sed -n 's/^requires = \[\(.*\)\]/\1/p' pyproject.toml | tr -d '",')
 	$(BIN)/pip install -q --disable-pip-version-check --no-build-isolation -e '.[dev,bench,debug]'
 	@touch $@
