@@ -174,6 +174,19 @@ def _walk(cls: type[PytwError]) -> dict[str, type[PytwError]]:
     return found
 
 
+#: What a LimitExceeded's ``limit`` may be. On a wire it takes the place of the hint, where there is none.
+LIMITS = frozenset({"cpu", "memory", "unbreakable", "depth", "size", "calls"})
+
+
+def to_wire(error: PytwError) -> tuple[str, str, str | None]:
+    """Code, detail and hint: all that crosses."""
+    if isinstance(error, LimitExceeded) and not error.hint:
+        return error.code, error.detail, error.limit
+    return error.code, error.detail, error.hint
+
+
 def from_wire(code: str, detail: str, hint: str | None = None) -> PytwError:
     """The class that *code* names; unknown codes become InternalError."""
+    if code == LimitExceeded.code and hint in LIMITS:
+        return LimitExceeded(detail, limit=hint)
     return _walk(PytwError).get(code, InternalError)(detail, hint=hint)

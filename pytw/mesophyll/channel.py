@@ -21,7 +21,16 @@ from typing import Final
 
 import msgspec
 
-from pytw.errors import DeadlineExceeded, InternalError, LimitExceeded, Overloaded, ProtocolError, PytwError, from_wire
+from pytw.errors import (
+    DeadlineExceeded,
+    InternalError,
+    LimitExceeded,
+    Overloaded,
+    ProtocolError,
+    PytwError,
+    from_wire,
+    to_wire,
+)
 from pytw.limits import FRAME_BYTES_MAX, HEARTBEAT_MS, HEARTBEATS_MISSED_MAX, RECORD_BYTES_MAX, REQUESTS_PENDING_MAX
 from pytw.mesophyll._framing import HEADER_BYTES, join, split
 from pytw.mesophyll.records import Kind
@@ -75,7 +84,7 @@ class Call:
         """Answers with FAILED: code, text and hint are all that crosses."""
         if (channel := self._channel) is not None:
             self._channel = None
-            channel._answered(self.request, _FAILED, self.tenant, _encode((error.code, error.detail, error.hint)))
+            channel._answered(self.request, _FAILED, self.tenant, _encode(to_wire(error)))
 
     def _cancelled(self) -> None:
         self._channel = None

@@ -16,7 +16,7 @@ from pytw.mesophyll.channel import NIL, Call, Handler
 from pytw.mesophyll.peer import answering
 from pytw.mesophyll.records import Kind, unpack_event
 from pytw.types import CreateEvent
-from pytw.worker.worker import CHECK_MS, Worker
+from pytw.worker.worker import Worker
 
 NO_PAYLOAD = b"null"
 
@@ -89,7 +89,7 @@ class WorkerServe:
 
     async def _check(self, call: Call) -> bytes:
         self._require_mine(call.tenant)
-        return await self._worker.vms.check(call.tenant, call.body, CHECK_MS)
+        return await self._worker.check(call.tenant, call.body)
 
     async def _refresh(self, call: Call) -> bytes:
         self._require_mine(call.tenant)

@@ -38,10 +38,15 @@ class Template:
     def check_bounds(self, limits: Limits) -> None:
         """Raises: LimitExceeded: too many files, or one that is too long."""
         if len(self.files) > limits.template_files_max:
-            raise LimitExceeded(f"template {self.name!r} has more than {limits.template_files_max} files")
+            raise LimitExceeded(
+                f"template {self.name!r} has {len(self.files):,} files, "
+                f"and limits.template_files_max is {limits.template_files_max:,}"
+            )
         for path, text in self.files.items():
             if len(text) > limits.source_bytes_max:
-                raise LimitExceeded(f"{path} is longer than {limits.source_bytes_max} bytes")
+                raise LimitExceeded(
+                    f"{path} has {len(text):,} bytes, and limits.source_bytes_max is {limits.source_bytes_max:,}"
+                )
 
     def item(self) -> list[object]:
         """``[name, entry, {path: source}, [event, ...], [capability, ...]]``, what `Engine.set_program` takes a list of."""

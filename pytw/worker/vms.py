@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import msgpack
 
 from pytw import _native
-from pytw.errors import LimitExceeded, PytwError, Unavailable, WorkerLost, from_wire
+from pytw.errors import PytwError, Unavailable, WorkerLost, from_wire
 from pytw.limits import Limits
 from pytw.routing import vm_thread_of
 from pytw.types import CreateEvent, DispatchResult, Outcome
@@ -91,11 +91,7 @@ def failure_body(payload: bytes, *, closed: bool = False) -> bytes:
 
 def failure(payload: bytes) -> PytwError:
     """The error that a FAILED answer to a check or a drop carries."""
-    code, detail, hint = msgpack.unpackb(payload)
-    error = from_wire(code, detail, hint)
-    if isinstance(error, LimitExceeded) and hint:
-        error.limit = hint
-    return error
+    return from_wire(*msgpack.unpackb(payload))
 
 
 def start_watchdog(*, master_pidfd: int = -1, deaf_ms: int, exit_on_deaf: bool) -> None:

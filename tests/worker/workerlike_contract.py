@@ -205,8 +205,15 @@ class WorkerLikeContract:
             await rig.like.check_template(A, template("t", "local x = 1\nreturn {{"))
 
     async def test_check_refuses_what_loops(self, rig: Rig):
-        with pytest.raises(LimitExceeded):
+        with pytest.raises(LimitExceeded, match="the entry runs too long, or the tenant has used up") as refused:
             await rig.like.check_template(A, template("t", "while true do end"))
+        assert (refused.value.limit, refused.value.hint) == ("cpu", None)
+
+    async def test_template_that_used_up_its_cpu_time_can_be_mended(self, rig: Rig):
+        await rig.put(A, LOOP)
+        for _ in range(2):
+            assert (await rig.like.dispatch_event(A, event())).outcome is Outcome.LIMIT_EXCEEDED
+        assert await rig.like.check_template(A, template("t", "return { E = function() return 1 end }")) == ["E"]
 
     async def test_check_refuses_what_is_too_long(self, rig: Rig):
         with pytest.raises(LimitExceeded):
