@@ -9,6 +9,7 @@ import click
 
 from pytw.commands.settings import configured, reading
 from pytw.config import Key, keys, without_password
+from pytw.errors import ConfigError
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -19,8 +20,13 @@ def config() -> None:
 @config.command()
 @configured
 def check(config_file: str | None, data_dir: str | None) -> None:
-    """Read the configuration as `tw serve` would, and say what is wrong with it."""
-    found = reading(config_file, data_dir)
+    """Read the configuration as `tw serve` would, and say everything that is wrong with it."""
+    mistakes: list[ConfigError] = []
+    found = reading(config_file, data_dir, refuse=mistakes.append)
+    if mistakes:
+        for mistake in mistakes[:-1]:
+            click.echo(f"tw: {mistake}", err=True)
+        raise mistakes[-1]
     dev = found.config.dev_mode(dev=False)
     for warning in found.warnings:
         click.echo(f"warning: {warning}", err=True)

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import click
 
 from pytw.config import Reading, read
+from pytw.errors import ConfigError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -27,9 +28,18 @@ def configured(command: F) -> F:
     )(command)
 
 
-def reading(config_file: str | None, data_dir: str | None, **flags: tuple[str, Any]) -> Reading:
-    """The configuration below these flags. *flags*: key path, dots as two underscores -> (flag, value or None)."""
+def reading(
+    config_file: str | None,
+    data_dir: str | None,
+    *,
+    refuse: Callable[[ConfigError], None] | None = None,
+    **flags: tuple[str, Any],
+) -> Reading:
+    """The configuration below these flags. *flags*: key path, dots as two underscores -> (flag, value or None).
+
+    With *refuse*, it gets every mistake, and nothing is raised for them.
+    """
     given = {path.replace("__", "."): pair for path, pair in flags.items() if pair[1] is not None}
     if data_dir is not None:
         given["data_dir"] = ("--data-dir", data_dir)
-    return read(config_file, flags=given)
+    return read(config_file, flags=given) if refuse is None else read(config_file, flags=given, refuse=refuse)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,18 +33,29 @@ def _nearest(word: str, known: list[str]) -> str | None:
     return f"did you mean {found[0]}?" if found else None
 
 
-def _flatten(tree: Any, origin: str, known: Mapping[str, Key], prefix: str = "") -> Iterator[tuple[str, Any]]:
+#: What becomes of a mistake: it is raised, or noted and left out.
+Refuse = Callable[[ConfigError], None]
+
+
+def _raise(mistake: ConfigError) -> None:
+    raise mistake
+
+
+def _flatten(
+    tree: Any, origin: str, known: Mapping[str, Key], refuse: Refuse, prefix: str = ""
+) -> Iterator[tuple[str, Any]]:
     sections = {path.rpartition(".")[0] for path in known} - {""}
     if not isinstance(tree, dict):
-        raise ConfigError(f"{origin}: {prefix[:-1] or 'the file'}: expected keys and values, got {tree!r:.80}")
+        refuse(ConfigError(f"{origin}: {prefix[:-1] or 'the file'}: expected keys and values, got {tree!r:.80}"))
+        return
     for name, value in tree.items():
         path = f"{prefix}{name}"
         if path in known:
             yield path, value
         elif path in sections:
-            yield from _flatten({} if value is None else value, origin, known, path + ".")
+            yield from _flatten({} if value is None else value, origin, known, refuse, path + ".")
         else:
-            raise ConfigError(f"{origin}: unknown key {path}", hint=_nearest(path, [*known, *sections]))
+            refuse(ConfigError(f"{origin}: unknown key {path}", hint=_nearest(path, [*known, *sections])))
 
 
 def _read_file(path: Path) -> Any:
@@ -68,12 +79,15 @@ def read(
     file: str | None = None,
     environ: Mapping[str, str] | None = None,
     flags: Mapping[str, tuple[str, Any]] | None = None,
+    *,
+    refuse: Refuse = _raise,
 ) -> Reading:
     """The configuration that a start would use: defaults, below the file, below `TW_` variables, below flags.
 
     Args:
         file: must exist; None takes `config.yaml` of the working directory where there is one.
         flags: key path -> (the flag's name, value).
+        refuse: takes each mistake, where the first should not end it; what is wrong is as if it were not given.
     Raises:
         ConfigError: names file (or variable, or flag), key and what was expected.
     """
@@ -81,19 +95,26 @@ def read(
     known = {key.path: key for key in keys()}
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
+
+    def take(path: str, value: Any, origin: str) -> None:
+        try:
+            values[path], origins[path] = known[path].check(value, origin), origin
+        except ConfigError as mistake:
+            refuse(mistake)
+
     found = Path(file or environ.get("TW_CONFIG") or CONFIG_FILE)
     if file or environ.get("TW_CONFIG") or found.exists():
         tree = _read_file(found)
-        for path, value in _flatten({} if tree is None else tree, str(found), known):
+        for path, value in _flatten({} if tree is None else tree, str(found), known, refuse):
             if value is not None:
-                values[path], origins[path] = known[path].check(value, str(found)), str(found)
+                take(path, value, str(found))
     variables = {key.variable: key.path for key in known.values()} | SHORT_NAMES
     # A short form wins over the long one: it comes later in `variables`.
     for name, path in variables.items():
         if name in environ:
-            values[path], origins[path] = known[path].check(environ[name], name), name
+            take(path, environ[name], name)
     for path, (flag, value) in (flags or {}).items():
-        values[path], origins[path] = known[path].check(value, flag), flag
+        take(path, value, flag)
     warnings = [
         " ".join(filter(None, [f"{name} is not a setting;", _nearest(name, list(variables)) or "see `tw config show`"]))
         for name in sorted(environ)
