@@ -112,6 +112,7 @@ class DispatchResult:
     """The end of a dispatch. Decodes the engine's answer when it is first looked at.
 
     The answer is msgpack ``[outcome, limit, [[template, outcome, limit, value, error], ...], [cpu_us, wall_us, calls, result_bytes]]``.
+    To who waits for it the worker adds the request's name in its log as a fifth element.
     """
 
     __slots__ = ("_decoded", "body")
@@ -123,6 +124,11 @@ class DispatchResult:
     @classmethod
     def nothing_ran(cls, outcome: Outcome, reason: str | None = None) -> DispatchResult:
         return cls(msgpack.packb([int(outcome), reason, [], [0, 0, {}, 0]]))
+
+    @classmethod
+    def of_request(cls, body: bytes, request: str) -> DispatchResult:
+        """An engine's answer with the request's name behind it."""
+        return cls(b"\x95" + body[1:] + msgpack.packb(request)) if body[0] == 0x94 else cls(body)
 
     def _fields(self) -> list[Any]:
         if self._decoded is None:
@@ -140,6 +146,12 @@ class DispatchResult:
     def limit(self) -> str | None:
         """The limit that was exceeded, or why nothing ran."""
         return self._fields()[1]  # type: ignore[no-any-return]
+
+    @property
+    def request(self) -> str | None:
+        """What the log calls it; None for what was refused without a number."""
+        fields = self._fields()
+        return fields[4] if len(fields) > 4 else None
 
     @property
     def templates(self) -> list[TemplateResult]:

@@ -1,7 +1,8 @@
 """`POST /test/event`: runs an event by hand and says what became of it.
 
 The body is ``{"type", "guild_id" or "user_id", "data"?, "wait"?}``, and with `wait` (the default) the answer is
-``{"worker_id", "outcome", "limit", "templates": [{"template", "outcome", "value", "error", "limit"}], "time_ms"}``.
+``{"worker_id", "request_id", "outcome", "limit", "templates": [{"template", "outcome", "value", "error", "limit"}], "time_ms"}``;
+`request_id` is what the log calls ``request``, null where nothing was started.
 Without it the event is handed over and the answer is 202 with `outcome` null.
 
 The status says how it ended (DESIGN 4): 200 ran or nobody listens, 403 banned, 502 the worker died, 503 quarantined, shed or
@@ -81,6 +82,7 @@ async def fire(request: web.Request) -> web.Response:
     started = time.monotonic()
     result = await context.workers.dispatch_event(tenant.key, event)
     told["time_ms"] = round((time.monotonic() - started) * 1e3, 3)
+    told["request_id"] = result.request
     return _told(told, result)
 
 

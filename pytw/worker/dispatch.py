@@ -87,8 +87,10 @@ class WorkerDispatch:
         loads: ProgramLoads,
         limits: Limits,
         *,
+        worker_id: int = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._worker_id = worker_id
         self._vms = vms
         self._state = state
         self._loads = loads
@@ -157,6 +159,10 @@ class WorkerDispatch:
         self._vms.submit_script(tenant, request, name, source, event, timeout_ms, running)
         return request
 
+    def name(self, request: int) -> str:
+        """What the log and the caller call a request: numbers are the worker's own."""
+        return f"{self._worker_id}-{request & ~SCRIPT_BIT}"
+
     def cancel(self, tenant: int, request: int) -> None:
         """Give up a request: its *done* gets ``cancelled`` unless it ends otherwise before. Unknown ones are ignored."""
         waiting = self._loads.give_up(tenant, request)
@@ -206,7 +212,7 @@ class WorkerDispatch:
         reason = texts[0][2] if texts else fields[1]
         if not self.why.note(running.tenant, running.name, outcome, reason) or outcome is Outcome.NOT_SUBSCRIBED:
             return
-        where = {"tenant": running.tenant, "request": running.request}
+        where = {"tenant": running.tenant, "request": self.name(running.request)}
         level = logging.INFO if outcome in (Outcome.SCRIPT_ERROR, Outcome.CANCELLED) else logging.WARNING
         for template, ended, text in texts:
             log.log(level, "%s in template %s: %s: %s", running.name, template, ended.slug, text, extra=where)

@@ -15,13 +15,30 @@ from pytw.limits import DRAIN_S
 from pytw.mesophyll.channel import NIL, Call, Handler
 from pytw.mesophyll.peer import answering
 from pytw.mesophyll.records import Kind, unpack_event
-from pytw.types import CreateEvent
+from pytw.types import CreateEvent, DispatchResult
+from pytw.worker.dispatch import WorkerDispatch
 from pytw.worker.worker import Worker
 
 NO_PAYLOAD = b"null"
 
 _decode_script = msgspec.msgpack.Decoder(tuple[str, bytes, bytes | None, int]).decode
 _decode_until = msgspec.msgpack.Decoder(tuple[float]).decode
+
+
+class _Answer:
+    """Answers a call with the body of its result, and with the request's name if it got a number."""
+
+    __slots__ = ("call", "dispatch", "number")
+
+    def __init__(self, dispatch: WorkerDispatch, call: Call) -> None:
+        self.dispatch = dispatch
+        self.call = call
+        self.number = 0
+
+    def __call__(self, body: bytes) -> None:
+        if self.number and self.call.request:
+            body = DispatchResult.of_request(body, self.dispatch.name(self.number)).body
+        self.call.answer(body)
 
 
 class WorkerServe:
@@ -63,9 +80,14 @@ class WorkerServe:
         self._require_mine(call.tenant)
         event, timeout_ms = unpack_event(call.body)
         dispatch = self._worker.dispatch
-        number = dispatch.dispatch(call.tenant, event, call.answer, timeout_ms)
+        answer = _Answer(dispatch, call)
+        self._started(answer, dispatch.dispatch(call.tenant, event, answer, timeout_ms))
+
+    @staticmethod
+    def _started(answer: _Answer, number: int) -> None:
         if number:
-            call.on_cancel = partial(dispatch.cancel, call.tenant, number)
+            answer.number = number
+            answer.call.on_cancel = partial(answer.dispatch.cancel, answer.call.tenant, number)
 
     def _run_script(self, call: Call) -> None:
         self._require_mine(call.tenant)
@@ -75,9 +97,8 @@ class WorkerServe:
             raise ProtocolError(f"the body of RUN_SCRIPT is malformed: {error}") from None
         event = unpack_event(packed)[0] if packed is not None else CreateEvent(name, NO_PAYLOAD)
         dispatch = self._worker.dispatch
-        number = dispatch.run_script(call.tenant, name, source, event, call.answer, timeout_ms)
-        if number:
-            call.on_cancel = partial(dispatch.cancel, call.tenant, number)
+        answer = _Answer(dispatch, call)
+        self._started(answer, dispatch.run_script(call.tenant, name, source, event, answer, timeout_ms))
 
     def _quarantine(self, call: Call) -> None:
         try:

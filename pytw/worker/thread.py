@@ -68,7 +68,10 @@ class WorkerThread:
 
     async def _ended(self, tenant: int, request: int, ended: asyncio.Future[bytes]) -> DispatchResult:
         try:
-            return DispatchResult(await ended)
+            body = await ended
+            return (
+                DispatchResult.of_request(body, self.worker.dispatch.name(request)) if request else DispatchResult(body)
+            )
         except asyncio.CancelledError:
             if not self._killed:
                 self.worker.dispatch.cancel(tenant, request)

@@ -90,7 +90,7 @@ class Worker:
             engine=engine,
         )
         self.loads = ProgramLoads(self.db, self.vms, self.state, self.cache, spec.limits)
-        self.dispatch = WorkerDispatch(self.vms, self.state, self.loads, spec.limits)
+        self.dispatch = WorkerDispatch(self.vms, self.state, self.loads, spec.limits, worker_id=self.id)
         self.context = VMContext(
             self.vms,
             self._caps_of,
@@ -174,7 +174,9 @@ class Worker:
     def log_line(self, tenant: int, request: int, payload: bytes) -> None:
         template, level, text = msgpack.unpackb(payload)
         number = level if isinstance(level, int) else _LEVELS.get(level, logging.INFO)
-        template_log.log(number, "%s: %s", template, text, extra={"tenant": tenant, "request": request})
+        template_log.log(
+            number, "%s: %s", template, text, extra={"tenant": tenant, "request": self.dispatch.name(request)}
+        )
 
     def deaf(self, tenant: int, milliseconds: int) -> None:
         log.error("a VM thread is deaf for %d ms", milliseconds, extra={"tenant": tenant})

@@ -22,6 +22,7 @@ async def test_the_documented_line_answers(api: Api) -> None:
     assert body.pop("time_ms") >= 0
     assert body == {
         "worker_id": 0,
+        "request_id": None,
         "outcome": "ok",
         "limit": None,
         "templates": [{"template": "greet", "outcome": "ok", "value": "ok", "error": None, "limit": None}],

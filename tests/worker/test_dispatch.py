@@ -220,7 +220,7 @@ class TestWhy:
             request, ended = world.submit()
             await until(lambda: ended, "the answer")
         (line,) = [record for record in caplog.records if "oops" in record.getMessage()]
-        assert (line.tenant, line.request) == (A, request)
+        assert (line.tenant, line.request) == (A, f"0-{request}")
         assert "template t" in line.getMessage()
         assert "oops" in (world.worker.dispatch.why.of(A)[0].reason or "")
 

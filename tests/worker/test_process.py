@@ -110,6 +110,8 @@ class TestPoolOfProcesses(WorkerLikeContract):
 class TestRealProcess(WorkerLikeContract):
     """A process of its own, as the supervisor starts it; its database is this process's, over the link."""
 
+    LOGS_HERE = False
+
     @pytest.fixture
     async def rig(self, forking):
         db = MemoryDb()

@@ -11,6 +11,7 @@ import pytest
 
 from pytw.errors import LimitExceeded, ScriptError, Unavailable
 from pytw.limits import Limits
+from pytw.routing import worker_of
 from pytw.types import CreateEvent, Outcome, TenantState
 from pytw.worker.like import Poolable
 from pytw.worker.spec import WorkerSpec
@@ -49,6 +50,8 @@ class WorkerLikeContract:
     """Subclasses give the fixture ``rig``."""
 
     SIZE = 1
+    #: Whether the worker's log lines are of this process.
+    LOGS_HERE = True
 
     async def test_it_knows_how_many_workers_are_behind_it(self, rig: Rig):
         assert len(rig.like) == self.SIZE
@@ -194,6 +197,20 @@ class WorkerLikeContract:
         result = await rig.like.run_script(A, "x", "local ctx = ... return ctx:event().name", event("ANY"))
         assert result.outcome is Outcome.OK
         assert result.templates[0].value == "ANY"
+
+    async def test_answer_and_log_call_a_request_the_same(self, rig: Rig, caplog: pytest.LogCaptureFixture):
+        caplog.set_level("INFO")
+        await rig.put(A, "return { E = function() error('x') end }")
+        result = await rig.like.dispatch_event(A, event())
+        lines = [record for record in caplog.records if record.name == "pytw.worker.dispatch"]
+        if self.LOGS_HERE:
+            assert result.request in [record.__dict__["request"] for record in lines]
+        assert result.request is not None
+        assert result.request.startswith(f"{worker_of(A, self.SIZE)}-")
+        script = await rig.like.run_script(A, "x", "return 1")
+        assert script.request is not None
+        assert len(script.request) < 10
+        assert (await rig.like.dispatch_event(A, event("NOBODY_LISTENS"))).request is None
 
     async def test_check_names_the_events_of_a_template(self, rig: Rig):
         source = template("t", "return { B = function() end, A = function() end, x = 1 }")
