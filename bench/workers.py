@@ -70,7 +70,7 @@ async def in_a_process(source: str) -> AsyncIterator[Bench]:
         handle.attach(link)  # type: ignore[arg-type]
         ready.set()
 
-    services = Services(1, db=_database(source), cursors=None, slots=None, forwarder=None)
+    services = Services(1, shards=1, db=_database(source), cursors=None, slots=None, forwarder=None)
     server = MesophyllServer({**services.handlers(), Kind.READY: is_ready}, on_lost=lambda link, _: handle.detach(link))
     folder = tempfile.TemporaryDirectory()
     # A UNIX socket, as the master has by default (main/claims.py).

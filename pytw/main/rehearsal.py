@@ -65,7 +65,13 @@ class _Stage:
         self._mock = MockDiscord(shards=LIVES, max_concurrency=LIVES)
         nothing = _Nothing()
         services = Services(
-            LIVES, db=cast(WorkerDb, nothing), cursors=nothing, slots=nothing, forwarder=nothing, limits=Limits()
+            LIVES,
+            shards=LIVES,
+            db=cast(WorkerDb, nothing),
+            cursors=nothing,
+            slots=nothing,
+            forwarder=nothing,
+            limits=Limits(),
         )
         self._server = MesophyllServer({**services.handlers(), Kind.READY: self._heard})
         self._connected = asyncio.Event()

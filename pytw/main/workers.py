@@ -109,6 +109,7 @@ class Workers:
         if self._handles:
             services = Services(
                 around.topology.workers,
+                shards=around.topology.shards,
                 db=around.stores,
                 cursors=around.stores.cursors,
                 slots=self._slots,

@@ -35,6 +35,7 @@ class Services:
         self,
         workers: int,
         *,
+        shards: int,
         db: WorkerDb,
         cursors: CursorSink,
         slots: IdentifySlots,
@@ -44,8 +45,10 @@ class Services:
         """
         Args:
             workers: size of the whole pool, in-process workers included.
+            shards: how many gateway shards feed it.
         """
         self._workers = workers
+        self._shards = shards
         self._db = db
         self._cursors = cursors
         self._slots = slots
@@ -99,12 +102,14 @@ class Services:
             self._run(call, self._load_cursors(link, _number(call)))
             return
         cursors = unpack_cursors(call.body)
-        for _, shard, _ in cursors:
+        for shards, shard, _ in cursors:
+            self._require_count(link, shards)
             self._require_shard(link, shard)
         for shards, shard, cursor in cursors:
             self._cursors.report(shards, shard, cursor)
 
     async def _load_cursors(self, link: Link, shards: int) -> bytes:
+        self._require_count(link, shards)
         found = await self._cursors.load(shards)
         mine = [(shards, shard, cursor) for shard, cursor in found.items() if self._owns_shard(link, shard)]
         return pack_cursors(mine)
@@ -157,7 +162,11 @@ class Services:
         return 0 <= place < places and places % self._workers == 0 and place % self._workers == link.worker_id
 
     def _owns_shard(self, link: Link, shard: int) -> bool:
-        return shard >= 0 and shard % self._workers == link.worker_id
+        return 0 <= shard < self._shards and shard % self._workers == link.worker_id
+
+    def _require_count(self, link: Link, shards: int) -> None:
+        if shards != self._shards:
+            self._refuse(link, f"cursors of {shards} shards where there are {self._shards}")
 
     def _require_shard(self, link: Link, shard: int) -> None:
         if not self._owns_shard(link, shard):

@@ -91,6 +91,7 @@ class Served(Pair):
         self.db, self.cursors, self.slots = FakeDb(), FakeCursors(), FakeSlots()
         self.services = Services(
             2,
+            shards=4,
             db=db or self.db,
             cursors=self.cursors,
             slots=self.slots,
@@ -258,6 +259,20 @@ async def test_cursors_of_own_shards_are_loaded_and_reported(served: Served, unt
     assert served.cursors.reports == [(4, 3, Cursor("s", "u", 9, [11, 12])), (4, 1, None)]
     with pytest.raises(ProtocolError):
         unpack_cursors(b"\x91\x91\x01")
+
+
+async def test_cursors_of_another_count_or_past_it_are_refused(served: Served, until: Callable[..., Any]) -> None:
+    """A worker cannot fill the table with shards that do not exist."""
+    client = await served.serve()
+    cursors = CursorClient(client)
+    cursors.report(8, 1, Cursor("s", "u", 9))
+    cursors.report(4, 5, Cursor("s", "u", 9))
+    await until(lambda: served.services.refused >= 1)
+    with pytest.raises(Forbidden, match="cursors of 8 shards where there are 4"):
+        await cursors.load(8)
+    with pytest.raises(Forbidden):
+        await IdentifyClient(client).acquire(5)
+    assert served.cursors.reports == []
 
 
 async def test_identify_waits_for_its_slot_and_can_be_given_up(served: Served, until: Callable[..., Any]) -> None:

@@ -121,7 +121,7 @@ class TestRealProcess(WorkerLikeContract):
             os.kill(pid, signal.SIGKILL)
 
         handle = WorkerProcessHandle(0, LIMITS, kill=kill)
-        services = Services(1, db=db, cursors=None, slots=None, forwarder=None)
+        services = Services(1, shards=1, db=db, cursors=None, slots=None, forwarder=None)
         server = MesophyllServer(
             {**services.handlers(), Kind.READY: lambda link, call: handle.attach(link)},
             on_lost=lambda link, reason: handle.detach(link),
