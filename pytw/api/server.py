@@ -8,6 +8,7 @@ import os
 import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
@@ -16,7 +17,7 @@ from pytw.api import events, health, mock, templates
 from pytw.api.answers import envelope, failure
 from pytw.api.context import CONTEXT, ApiContext
 from pytw.errors import StorageRefused
-from pytw.limits import API_BODY_BYTES_MAX, API_HEADER_BYTES_MAX, API_KEEPALIVE_S, API_REQUESTS_MAX
+from pytw.limits import API_BODY_BYTES_MAX, API_HEADER_BYTES_MAX, API_HEADERS_S, API_KEEPALIVE_S, API_REQUESTS_MAX
 
 _http_log = logging.getLogger("api.http")
 # What is not HTTP is answered with 400; it is no error of ours that the log would have to show.
@@ -28,8 +29,8 @@ async def _unsigned(_request: web.Request, response: web.StreamResponse) -> None
     response.headers.popall("Server", None)
 
 
-def application(context: ApiContext) -> web.Application:
-    """The routes over *context*."""
+def application(context: ApiContext, silent: set[Any] | None = None) -> web.Application:
+    """The routes over *context*. Connections leave *silent* when they have sent the headers of a request."""
     in_flight = 0
 
     @web.middleware
@@ -37,6 +38,8 @@ def application(context: ApiContext) -> web.Application:
         request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
         nonlocal in_flight
+        if silent is not None:
+            silent.discard(request.protocol)
         if in_flight >= API_REQUESTS_MAX:
             return failure(503, "overloaded", f"{API_REQUESTS_MAX} requests are in flight")
         in_flight += 1
@@ -60,7 +63,9 @@ class ApiServer:
         self._context = context
         self._runner: web.AppRunner | None = None
         self._control: Path | None = None
-        self._control_server: asyncio.Server | None = None
+        self._listening: list[asyncio.Server] = []
+        #: Connections that have sent no request yet.
+        self._silent: set[Any] = set()
 
     async def start(self, listener: socket.socket | None, control: Path | None) -> None:
         """Serves on a bound socket and on the control socket at that path, either of them if it is given.
@@ -69,7 +74,7 @@ class ApiServer:
             StorageRefused: the control socket cannot be made.
         """
         self._runner = web.AppRunner(
-            application(self._context),
+            application(self._context, self._silent),
             access_log=None,
             handle_signals=False,
             shutdown_timeout=1.0,
@@ -80,8 +85,6 @@ class ApiServer:
             logger=_http_log,
         )
         await self._runner.setup()
-        if listener is not None:
-            await web.SockSite(self._runner, listener).start()
         if control is not None:
             try:
                 listening = _control_socket(control)
@@ -91,10 +94,26 @@ class ApiServer:
                     f"{control}: {error.strerror or error}", hint="data_dir names the folder"
                 ) from error
             self._control = control
-            assert self._runner.server is not None
-            self._control_server = await asyncio.get_running_loop().create_unix_server(
-                self._runner.server, sock=listening
+            self._listening.append(
+                await asyncio.get_running_loop().create_unix_server(self._connection, sock=listening)
             )
+        if listener is not None:
+            self._listening.append(await asyncio.get_running_loop().create_server(self._connection, sock=listener))
+
+    def _connection(self) -> asyncio.Protocol:
+        """The protocol of a new connection, which is closed if it sends no request."""
+        assert self._runner is not None
+        assert self._runner.server is not None
+        protocol = self._runner.server()
+        self._silent.add(protocol)
+
+        def give_up() -> None:
+            if protocol in self._silent:
+                self._silent.discard(protocol)
+                protocol.force_close()
+
+        asyncio.get_running_loop().call_later(API_HEADERS_S, give_up)
+        return protocol
 
     def stop_intake(self) -> None:
         """Runs no new events; what runs may end, and everything else is answered still."""
@@ -102,8 +121,8 @@ class ApiServer:
 
     async def close(self) -> None:
         """Stops listening; requests in flight have a second to end."""
-        if self._control_server is not None:
-            self._control_server.close()
+        for server in self._listening:
+            server.close()
         if self._runner is not None:
             await self._runner.cleanup()
         if self._control is not None:

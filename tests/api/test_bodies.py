@@ -6,10 +6,11 @@ import asyncio
 import gzip
 import logging
 import zlib
+from pathlib import Path
 
 import pytest
 
-from pytw.api import bodies
+from pytw.api import bodies, server
 from pytw.limits import API_BODY_BYTES_MAX
 from tests.api.conftest import Api
 
@@ -107,6 +108,29 @@ async def test_a_body_that_does_not_come_is_not_waited_for(api: Api, monkeypatch
     writer.close()
     assert answer.startswith(b"HTTP/1.1 408 ")
     assert b'"code":"too_slow"' in answer
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /readyz HTTP/1.1\r\nHost: x\r\n"])
+async def test_headers_that_do_not_come_are_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sent: bytes
+) -> None:
+    """A connection that has asked for something is not closed with those."""
+    monkeypatch.setattr(server, "API_HEADERS_S", 0.1)
+    api = Api(tmp_path)
+    await api.start()
+    try:
+        asked, asker = await asyncio.open_connection("127.0.0.1", api.port)
+        asker.write(b"GET /healthcheck HTTP/1.1\r\nHost: x\r\n\r\n")
+        await asked.readuntil(b"null")
+        reader, writer = await asyncio.open_connection("127.0.0.1", api.port)
+        writer.write(sent)
+        assert await asyncio.wait_for(reader.read(), 5) == b""
+        asker.write(b"GET /healthcheck HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert await asyncio.wait_for(asked.readuntil(b"null"), 5)
+        writer.close()
+        asker.close()
+    finally:
+        await api.close()
 
 
 async def test_what_is_not_http_is_answered_and_not_logged(api: Api, caplog: pytest.LogCaptureFixture) -> None:
