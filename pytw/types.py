@@ -162,6 +162,15 @@ class DispatchResult:
         return Meter(*self._fields()[3])
 
 
+class Note(NamedTuple):
+    """One event of a tenant that did not run, or ended badly. ``at`` is in Unix seconds."""
+
+    at: float
+    event: str
+    outcome: Outcome
+    reason: str | None
+
+
 @dataclass(slots=True, frozen=True)
 class TenantGate:
     """What the gate needs of a tenant: the events it listens for, by state or by template, and whether it is banned."""

@@ -43,6 +43,7 @@ class Kind(enum.IntEnum):
     IDENTIFY = 21  # W>M [shard]: wants the right to identify; answered by RESULT nil when it may
     DRAIN = 22  # M>W nil: stop intake, finish what runs, report cursors; answered by RESULT nil when done
     BLAME = 23  # W>M [milliseconds]: the tenant has held a VM thread that long
+    WHY = 24  # M>W nil; answered by RESULT [[at, event, outcome, reason | nil], ...] (types.Note), oldest first
 
 
 #: Told in HELLO; both sides must speak the same.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from pytw.types import CreateEvent, DispatchResult, TemplateSource
+from pytw.types import CreateEvent, DispatchResult, Note, TemplateSource
 
 
 class WorkerLike(Protocol):
@@ -55,6 +55,9 @@ class WorkerLike(Protocol):
 
     async def drop_tenant(self, tenant: int) -> None:
         """End the tenant's VM; the next event makes a new one. Raises: Unavailable."""
+
+    async def why(self, tenant: int) -> list[Note]:
+        """The tenant's last events that did not run or ended badly, oldest first. Raises: Unavailable."""
 
     async def kill(self) -> None:
         """End the worker at once. What is pending gets `worker_lost`."""

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Iterator, Sequence
 
 from pytw.routing import worker_of
-from pytw.types import CreateEvent, DispatchResult, TemplateSource
+from pytw.types import CreateEvent, DispatchResult, Note, TemplateSource
 from pytw.worker.like import Poolable
 
 
@@ -57,6 +57,9 @@ class WorkerPool:
 
     async def drop_tenant(self, tenant: int) -> None:
         await self.of(tenant).drop_tenant(tenant)
+
+    async def why(self, tenant: int) -> list[Note]:
+        return await self.of(tenant).why(tenant)
 
     def quarantine(self, tenant: int, until: float) -> None:
         self.of(tenant).quarantine(tenant, until)

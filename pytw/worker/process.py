@@ -20,7 +20,7 @@ from pytw.errors import (
 )
 from pytw.limits import Limits
 from pytw.mesophyll.records import Kind, pack_event
-from pytw.types import CreateEvent, DispatchResult, Outcome, TemplateSource
+from pytw.types import CreateEvent, DispatchResult, Note, Outcome, TemplateSource
 from pytw.worker.template import Template
 
 NIL = b"\xc0"
@@ -150,6 +150,9 @@ class WorkerProcessHandle:
 
     async def drop_tenant(self, tenant: int) -> None:
         await self._order(Kind.DROP_TENANT, tenant, NIL)
+
+    async def why(self, tenant: int) -> list[Note]:
+        return msgspec.msgpack.decode(await self._order(Kind.WHY, tenant, NIL), type=list[Note])
 
     async def drain(self, timeout_s: float) -> bool:
         """Take nothing new and let what runs end. Returns whether the worker said so in time."""

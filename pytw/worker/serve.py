@@ -68,6 +68,7 @@ class WorkerServe:
             Kind.CHECK: answering(self._check),
             Kind.REFRESH: answering(self._refresh),
             Kind.DROP_TENANT: answering(self._drop_tenant),
+            Kind.WHY: answering(self._why),
             Kind.QUARANTINE: self._quarantine,
             Kind.DRAIN: answering(self._drain),
         }
@@ -121,6 +122,10 @@ class WorkerServe:
         self._require_mine(call.tenant)
         await self._worker.drop_tenant(call.tenant)
         return NIL
+
+    async def _why(self, call: Call) -> bytes:
+        self._require_mine(call.tenant)
+        return msgspec.msgpack.encode(self._worker.dispatch.why.of(call.tenant))
 
     async def _drain(self, _call: Call) -> bytes:
         if self._on_drain is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from pytw.types import CreateEvent, DispatchResult, Outcome, TemplateSource
+from pytw.types import CreateEvent, DispatchResult, Note, Outcome, TemplateSource
 from pytw.worker.dispatch import Done, settle
 from pytw.worker.template import Template
 from pytw.worker.worker import Worker
@@ -85,6 +85,9 @@ class WorkerThread:
 
     async def drop_tenant(self, tenant: int) -> None:
         await self.worker.drop_tenant(tenant)
+
+    async def why(self, tenant: int) -> list[Note]:
+        return self.worker.dispatch.why.of(tenant)
 
     def quarantine(self, tenant: int, until: float) -> None:
         self.worker.state.quarantine(tenant, until)

@@ -5,22 +5,12 @@ from __future__ import annotations
 import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
-from typing import NamedTuple
 
-from pytw.types import Outcome
+from pytw.types import Note, Outcome
 
 NOTES_PER_TENANT_MAX = 32
 TENANTS_MAX = 4_096
 LINES_PER_TENANT_S = 5
-
-
-class Note(NamedTuple):
-    """One event that did not run, or ended badly."""
-
-    at: float
-    event: str
-    outcome: Outcome
-    reason: str | None
 
 
 class _Notes:

@@ -212,6 +212,17 @@ class WorkerLikeContract:
         assert len(script.request) < 10
         assert (await rig.like.dispatch_event(A, event("NOBODY_LISTENS"))).request is None
 
+    async def test_why_tells_what_did_not_run_and_what_ended_badly(self, rig: Rig):
+        await rig.put(A, "return { E = function() error('oops') end }")
+        for name in ("E", "NOBODY_LISTENS"):
+            await rig.like.dispatch_event(A, event(name))
+        first, second = await rig.like.why(A)
+        assert (first.event, first.outcome) == ("E", Outcome.SCRIPT_ERROR)
+        assert "oops" in first.reason
+        assert abs(first.at - time.time()) < 60
+        assert second[1:] == ("NOBODY_LISTENS", Outcome.NOT_SUBSCRIBED, None)
+        assert await rig.like.why(B) == []
+
     async def test_check_names_the_events_of_a_template(self, rig: Rig):
         source = template("t", "return { B = function() end, A = function() end, x = 1 }")
         assert await rig.like.check_template(A, source) == ["A", "B"]
