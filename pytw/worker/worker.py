@@ -28,6 +28,7 @@ from pytw.worker.dispatch import WorkerDispatch
 from pytw.worker.filter import WorkerFilter
 from pytw.worker.keyexpiry import KeyExpiry, KeyExpiryChannel
 from pytw.worker.loads import ProgramLoads
+from pytw.worker.repeats import Repeats
 from pytw.worker.spec import WorkerSpec
 from pytw.worker.state import WorkerState
 from pytw.worker.template import BUILTINS_DIR, EVERY_EVENT, Template, builtins_template, read_tree
@@ -96,6 +97,7 @@ class Worker:
             self._caps_of,
             Kv(self.db).handlers() | Discord(rest).handlers() | Runtime(self.db, self.loads.refresh).handlers(),
         )
+        self.repeats = Repeats(template_log)
         self.background = Background(self.dispatch)
         self.expiry = KeyExpiry(KeyExpiryChannel(self.db, self.filter), self.db, self.state, self.background)
         self._on_blame = on_blame
@@ -154,6 +156,7 @@ class Worker:
 
     def _sweep(self) -> None:
         self.dispatch.sweep()
+        self.repeats.flush()
         self._sweeper = asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)
 
     # -- what the gateway sees -------------------------------------------------------------------------
@@ -174,9 +177,7 @@ class Worker:
     def log_line(self, tenant: int, request: int, payload: bytes) -> None:
         template, level, text = msgpack.unpackb(payload)
         number = level if isinstance(level, int) else _LEVELS.get(level, logging.INFO)
-        template_log.log(
-            number, "%s: %s", template, text, extra={"tenant": tenant, "request": self.dispatch.name(request)}
-        )
+        self.repeats.write(number, f"{template}: {text}", tenant, self.dispatch.name(request))
 
     def deaf(self, tenant: int, milliseconds: int) -> None:
         log.error("a VM thread is deaf for %d ms", milliseconds, extra={"tenant": tenant})
@@ -257,6 +258,7 @@ class Worker:
         await asyncio.gather(*tasks, return_exceptions=True)
         await self.loads.close()
         await self.vms.close()
+        self.repeats.flush()
         await self.context.close()
 
 
