@@ -5,13 +5,17 @@ import subprocess
 import sys
 
 CODE = """
-import json, logging, os, signal
+import json, logging, os, signal, time
 from pytw.main import rehearsal
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 before = sorted(os.listdir("/proc/self/fd"))
 root = logging.getLogger()
 handlers, level = root.handlers[:], root.level
 rehearsal.rehearse()
+# A thread that was joined is listed until the kernel has ended it.
+until = time.monotonic() + 2
+while len(os.listdir("/proc/self/task")) > 1 and time.monotonic() < until:
+    os.sched_yield()
 print(json.dumps({
     "threads": len(os.listdir("/proc/self/task")),
     "files": sorted(os.listdir("/proc/self/fd")) == before,
