@@ -19,7 +19,8 @@ LUAU_VERSION: Final[str]
 RESULT: Final[int]
 # id: request; payload: msgpack [code, detail, hint]: nothing ran (see errors.py for codes)
 FAILED: Final[int]
-# id: call; payload: msgpack [request, template, name, [args...]]; answer it once with `answer` or `answer_error`
+# id: call; payload: msgpack [request, template, name, narrowed, [args...]]; answer it once with `answer` or `answer_error`.
+# narrowed: nil, or the capabilities of the `ctx:with` that the call was made through; it needs the template's as well.
 HOST_CALL: Final[int]
 # id: request or 0; payload: msgpack [template, level, text]
 LOG: Final[int]

@@ -203,6 +203,7 @@ impl Isolate {
             push_native(state, record, globals, modules::loadstring, c"loadstring");
             ffi::lua_rawsetfield(state, globals, c"loadstring".as_ptr());
             ffi::lua_getfield(state, ffi::LUA_REGISTRYINDEX, BOOT_KEY.as_ptr());
+            push_native(state, record, globals, modules::library, c"library");
             push_native(state, record, globals, modules::resolve, c"resolve");
             push_native(state, record, globals, modules::load, c"load");
             push_native(state, record, globals, modules::entry_path, c"entry_path");
@@ -210,7 +211,7 @@ impl Isolate {
             push_native(state, record, globals, modules::ended, c"ended");
             push_native(state, record, globals, modules::await_thread, c"await");
             push_native(state, record, globals, modules::tell, c"tell");
-            ffi::lua_call(state, 7, 3);
+            ffi::lua_call(state, 8, 3);
             ffi::lua_rawseti_(state, record, slot::LOAD_ENTRY);
             ffi::lua_rawseti_(state, record, slot::RUN);
             ffi::lua_rawsetfield(state, globals, c"require".as_ptr());

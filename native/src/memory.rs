@@ -7,8 +7,9 @@ use std::ptr;
 
 use mlua::ffi::{self, lua_State};
 
+use crate::call::Fault;
 use crate::vm::Vm;
-use crate::{sandbox, scheduler};
+use crate::{limits, sandbox, scheduler};
 
 /// mlua's own record of a VM's allocator, at the pinned version; `Vm::new` checks it.
 #[repr(C)]
@@ -19,12 +20,47 @@ struct Allocator {
     limit_reached: bool,
 }
 
-unsafe fn allocator<'a>(state: *mut lua_State) -> &'a Allocator {
+unsafe fn record_of(state: *mut lua_State) -> *mut Allocator {
     let mut data: *mut c_void = ptr::null_mut();
     // SAFETY: mlua gives each state such a record.
-    unsafe {
-        ffi::lua_getallocf(state, &raw mut data);
-        &*data.cast::<Allocator>()
+    unsafe { ffi::lua_getallocf(state, &raw mut data) };
+    data.cast()
+}
+
+/// Memory outside Luau's heap that a host object holds, counted like the VM's own until it is dropped.
+pub struct Charge {
+    record: *mut Allocator,
+    bytes: isize,
+}
+
+impl Charge {
+    /// Charges the VM of a running thread. Garbage goes first when there is no room; what does not fit then is refused.
+    pub fn new(state: *mut lua_State, bytes: usize) -> Result<Charge, Fault> {
+        // SAFETY: a running thread; the record is mlua's and lives as long as the state.
+        unsafe {
+            let record = record_of(state);
+            let fits = |record: *mut Allocator| (*record).used.saturating_add_unsigned(bytes) <= (*record).limit;
+            if !fits(record) && bytes as isize <= (*record).limit {
+                ffi::lua_gc(state, ffi::LUA_GCCOLLECT, 0);
+            }
+            if !fits(record) {
+                let text = format!("not enough memory: {bytes} bytes more than the {} allowed (limit: memory)", (*record).limit);
+                return Err(Fault::limit(limits::MEMORY, text));
+            }
+            (*record).used += bytes as isize;
+            Ok(Charge { record, bytes: bytes as isize })
+        }
+    }
+
+    pub fn bytes(&self) -> usize {
+        self.bytes as usize
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        // SAFETY: objects are dropped by their VM, whose record lives until its last object is gone.
+        unsafe { (*self.record).used -= self.bytes };
     }
 }
 
@@ -32,7 +68,7 @@ unsafe fn allocator<'a>(state: *mut lua_State) -> &'a Allocator {
 pub unsafe extern "C-unwind" fn on_protected_error(state: *mut lua_State) {
     if let Some(vm) = scheduler::current() {
         // SAFETY: the running state of this VM.
-        let reached = unsafe { allocator(state).limit_reached };
+        let reached = unsafe { (*record_of(state)).limit_reached };
         vm.dead.set(vm.dead.get() || reached);
     }
 }
@@ -40,7 +76,7 @@ pub unsafe extern "C-unwind" fn on_protected_error(state: *mut lua_State) {
 /// Whether mlua keeps that record as we read it.
 pub unsafe fn is_as_expected(state: *mut lua_State, used: usize, limit: usize) -> bool {
     // SAFETY: by the caller, a state that mlua has made.
-    let record = unsafe { allocator(state) };
+    let record = unsafe { &*record_of(state) };
     record.used == used as isize && record.limit == limit as isize
 }
 

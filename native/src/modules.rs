@@ -7,6 +7,7 @@ use std::ptr;
 
 use mlua::ffi::{self, lua_State};
 
+use crate::api;
 use crate::isolate::{Core, core_at, slot};
 use crate::json::{bytes_at, push_str};
 use crate::program::{self, SyntaxError};
@@ -170,6 +171,18 @@ pub unsafe extern "C-unwind" fn keep(state: *mut lua_State) -> c_int {
             ffi::lua_rawseti_(state, 1, slot::EXPORTS);
         }
         0
+    }
+}
+
+/// `library(path)`: the library of that name, or nothing.
+pub unsafe extern "C-unwind" fn library(state: *mut lua_State) -> c_int {
+    unsafe {
+        ffi::lua_settop(state, 1);
+        if ffi::lua_type(state, 1) != ffi::LUA_TSTRING {
+            return 0;
+        }
+        let path = String::from_utf8_lossy(bytes_at(state, 1)).to_lowercase();
+        c_int::from(api::push_registered(state, &path))
     }
 }
 

@@ -122,7 +122,7 @@ class Driver:
         select.select([self.engine.fileno()], [], [], seconds)
         for kind, tenant, number, payload in self.engine.drain():
             if kind == _native.HOST_CALL:
-                request, template, name, args = msgpack.unpackb(payload, strict_map_key=False)
+                request, template, name, _narrowed, args = msgpack.unpackb(payload, strict_map_key=False)
                 self.calls.append((number, request, template, name, args))
                 if name != "never" and not self.holding:
                     self.reply(number, name, args)

@@ -1,0 +1,214 @@
+//! Host objects: Rust values that scripts hold as userdata of a named type, with methods, fields and operators.
+//!
+//! A type is set up in a VM when the VM first makes an object of it, so that a VM pays for what it uses only. What an
+//! object owns outside Luau's heap is charged to the VM (`memory::Charge`).
+//!
+//! SAFETY, for the whole file: called inside functions that Luau calls. A tag belongs to one Rust type; only `push` makes
+//! userdata with it, and its destructor is set before the first one is made.
+
+use std::ffi::{CStr, c_int, c_void};
+use std::ptr;
+
+use mlua::ffi::{self, lua_State};
+
+use crate::call::{self, Call, Done, Fault, Named};
+use crate::context::no_assignment;
+use crate::event::push_weak;
+
+/// The tags of all userdata of this crate; Luau knows 0 to 127, mlua uses the first ones.
+pub mod tag {
+    use std::ffi::c_int;
+    pub const LAZY: c_int = 30;
+    pub const OPAQUE: c_int = 31;
+    pub const BLOB: c_int = 32;
+    pub const VFS: c_int = 33;
+    pub const I64: c_int = 34;
+    pub const U64: c_int = 35;
+    pub const DATE_TIME: c_int = 36;
+    pub const TIME_DELTA: c_int = 37;
+    pub const TIME_ZONE: c_int = 38;
+    pub const TAR_ARCHIVE: c_int = 39;
+    pub const CHUNK: c_int = 40;
+    pub const URL: c_int = 41;
+    pub const HEADERS: c_int = 42;
+    pub const REQUEST: c_int = 43;
+    pub const RESPONSE: c_int = 44;
+    /// Objects whose type is written in Luau (`api::luau_object`).
+    pub const LUAU: c_int = 45;
+}
+
+/// A type of objects. What changes in an object sits in cells.
+pub trait Object: Sized + 'static {
+    const TAG: c_int;
+    /// What `typeof` and, without an operator of its own, `tostring` give.
+    const NAME: &'static CStr;
+    /// Called as `object:name(...)`, with the object as argument 1.
+    const METHODS: &'static [Named] = &[];
+    /// Read as `object.name`, with the object as argument 1.
+    const FIELDS: &'static [Named] = &[];
+    /// Assigned as `object.name = v`, with the object as argument 1 and the value as argument 2.
+    const SETTERS: &'static [Named] = &[];
+    /// Metamethods besides those that follow from the above, such as `__add`, `__eq`, `__len`, `__tostring`.
+    const OPERATORS: &'static [Named] = &[];
+}
+
+/// Place of the weak table from objects to their Luau values in the metatable of a type.
+const VALUES: c_int = 1;
+
+unsafe extern "C" fn drop_object<T>(_state: *mut lua_State, data: *mut c_void) {
+    // SAFETY: `push` has written a T there; Luau calls this once.
+    unsafe { ptr::drop_in_place(data.cast::<T>()) }
+}
+
+/// Pushes an object.
+pub unsafe fn push<T: Object>(state: *mut lua_State, value: T) {
+    const { assert!(align_of::<T>() <= 8, "Luau aligns userdata to 8 bytes") };
+    unsafe {
+        ffi::lua_rawcheckstack(state, 8);
+        push_metatable::<T>(state);
+        let data = ffi::lua_newuserdatatagged(state, size_of::<T>(), T::TAG).cast::<T>();
+        data.write(value);
+        ffi::lua_insert(state, -2);
+        ffi::lua_setmetatable(state, -2);
+    }
+}
+
+/// Pushes the metatable of a type, made at its first use in this VM.
+unsafe fn push_metatable<T: Object>(state: *mut lua_State) {
+    unsafe {
+        ffi::lua_getuserdatametatable(state, T::TAG);
+        if ffi::lua_type(state, -1) != ffi::LUA_TNIL {
+            return;
+        }
+        ffi::lua_settop(state, -2);
+        ffi::lua_setuserdatadtor(state, T::TAG, Some(drop_object::<T>));
+        make_metatable::<T>(state);
+        ffi::lua_pushvalue(state, -1);
+        ffi::lua_setuserdatametatable(state, T::TAG);
+    }
+}
+
+unsafe fn make_metatable<T: Object>(state: *mut lua_State) {
+    unsafe {
+        ffi::lua_createtable(state, 1, 8 + T::OPERATORS.len() as c_int);
+        ffi::lua_pushstring_(state, T::NAME.as_ptr());
+        ffi::lua_rawsetfield(state, -2, c"__type".as_ptr());
+        ffi::lua_pushboolean(state, 0);
+        ffi::lua_rawsetfield(state, -2, c"__metatable".as_ptr());
+        call::push_function(state, (c"tostring", type_name::<T>));
+        ffi::lua_rawsetfield(state, -2, c"__tostring".as_ptr());
+        call::push_functions(state, T::METHODS, 0);
+        push_pointers(state, T::FIELDS);
+        ffi::lua_pushcclosurek(state, index, c"index".as_ptr(), 2, None);
+        ffi::lua_rawsetfield(state, -2, c"__index".as_ptr());
+        push_pointers(state, T::METHODS);
+        ffi::lua_pushcclosurek(state, namecall, c"namecall".as_ptr(), 1, None);
+        ffi::lua_rawsetfield(state, -2, c"__namecall".as_ptr());
+        if T::SETTERS.is_empty() {
+            ffi::lua_pushcclosurek(state, no_assignment, c"newindex".as_ptr(), 0, None);
+        } else {
+            push_pointers(state, T::SETTERS);
+            ffi::lua_pushcclosurek(state, newindex, c"newindex".as_ptr(), 1, None);
+        }
+        ffi::lua_rawsetfield(state, -2, c"__newindex".as_ptr());
+        for operator in T::OPERATORS {
+            call::push_function(state, *operator);
+            ffi::lua_rawsetfield(state, -2, operator.0.as_ptr());
+        }
+    }
+}
+
+fn type_name<T: Object>(call: &Call) -> Done {
+    call.push_bytes(T::NAME.to_bytes());
+    Ok(1)
+}
+
+/// Pushes a table from names to the pointers of native functions.
+unsafe fn push_pointers(state: *mut lua_State, functions: &[Named]) {
+    unsafe {
+        ffi::lua_createtable(state, 0, functions.len() as c_int);
+        for (name, function) in functions {
+            call::push_pointer(state, *function);
+            ffi::lua_rawsetfield(state, -2, name.as_ptr());
+        }
+    }
+}
+
+/// `object.name`: upvalue 1 holds the methods, upvalue 2 the pointers of the fields.
+unsafe extern "C-unwind" fn index(state: *mut lua_State) -> c_int {
+    unsafe {
+        ffi::lua_settop(state, 2);
+        ffi::lua_pushvalue(state, 2);
+        if ffi::lua_rawget(state, ffi::lua_upvalueindex(2)) == ffi::LUA_TLIGHTUSERDATA {
+            let field = call::as_function(ffi::lua_tolightuserdata(state, 3));
+            ffi::lua_settop(state, 1);
+            return call::run(state, field);
+        }
+        ffi::lua_pushvalue(state, 2);
+        if ffi::lua_rawget(state, ffi::lua_upvalueindex(1)) != ffi::LUA_TNIL {
+            return 1;
+        }
+        crate::context::unknown_field(state)
+    }
+}
+
+/// `object:name(...)`: upvalue 1 holds the pointers of the methods.
+unsafe extern "C-unwind" fn namecall(state: *mut lua_State) -> c_int {
+    unsafe {
+        let name = ffi::lua_namecallatom(state, ptr::null_mut());
+        let name = if name.is_null() { c"" } else { CStr::from_ptr(name) };
+        ffi::lua_rawcheckstack(state, 4);
+        if ffi::lua_rawgetfield(state, ffi::lua_upvalueindex(1), name.as_ptr()) == ffi::LUA_TLIGHTUSERDATA {
+            let method = call::as_function(ffi::lua_tolightuserdata(state, -1));
+            ffi::lua_settop(state, -2);
+            return call::run(state, method);
+        }
+        ffi::luaL_error(state, c"runtime error: Method `%s` not found".as_ptr(), name.as_ptr())
+    }
+}
+
+/// `object.name = v`: upvalue 1 holds the pointers of the setters.
+unsafe extern "C-unwind" fn newindex(state: *mut lua_State) -> c_int {
+    unsafe {
+        ffi::lua_settop(state, 3);
+        ffi::lua_pushvalue(state, 2);
+        if ffi::lua_rawget(state, ffi::lua_upvalueindex(1)) != ffi::LUA_TLIGHTUSERDATA {
+            return no_assignment(state);
+        }
+        let setter = call::as_function(ffi::lua_tolightuserdata(state, 4));
+        ffi::lua_settop(state, 3);
+        ffi::lua_remove(state, 2);
+        call::run(state, setter)
+    }
+}
+
+/// Pushes the table of values that belongs to the userdata at `index`, made at its first use.
+pub unsafe fn push_values(state: *mut lua_State, index: c_int) {
+    unsafe {
+        ffi::lua_rawcheckstack(state, 6);
+        let object = ffi::lua_absindex(state, index);
+        ffi::lua_getmetatable(state, object);
+        let metatable = ffi::lua_gettop(state);
+        if ffi::lua_rawgeti_(state, metatable, VALUES) != ffi::LUA_TTABLE {
+            ffi::lua_settop(state, metatable);
+            push_weak(state, c"k", 0);
+            ffi::lua_pushvalue(state, -1);
+            ffi::lua_rawseti_(state, metatable, VALUES);
+        }
+        ffi::lua_pushvalue(state, object);
+        if ffi::lua_rawget(state, metatable + 1) != ffi::LUA_TTABLE {
+            ffi::lua_settop(state, metatable + 1);
+            ffi::lua_createtable(state, 0, 1);
+            ffi::lua_pushvalue(state, object);
+            ffi::lua_pushvalue(state, -2);
+            ffi::lua_rawset(state, metatable + 1);
+        }
+        ffi::lua_replace(state, metatable);
+        ffi::lua_settop(state, metatable);
+    }
+}
+
+/// The error for an object whose content was taken out of it.
+pub fn destructed() -> Fault {
+    "userdata has been destructed".into()
+}
