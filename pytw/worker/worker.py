@@ -95,7 +95,7 @@ class Worker:
         self.context = VMContext(
             self.vms,
             self._caps_of,
-            Kv(self.db).handlers() | Discord(rest).handlers() | Runtime(self.db, self.loads.refresh).handlers(),
+            Kv(self.db).operations() | Discord(rest).operations() | Runtime(self.db, self.loads.refresh).operations(),
         )
         self.repeats = Repeats(template_log)
         self.background = Background(self.dispatch)

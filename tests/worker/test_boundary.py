@@ -10,6 +10,7 @@ from pytw.errors import StorageUnavailable
 from pytw.limits import VALUE_BYTES_MAX
 from pytw.worker.context import VMContext, boundary
 from pytw.worker.context.call import HostCall
+from pytw.worker.context.operation import Need, Operation
 from pytw.worker.vms import SCRIPT_BIT
 
 from .fakes import until
@@ -39,12 +40,12 @@ def vms() -> Vms:
     return Vms()
 
 
-def ask(name: str, request: int = 1) -> bytes:
-    return msgpack.packb([request, "t", name, []])
+def ask(name: str, request: int = 1, narrowed: list[str] | None = None) -> bytes:
+    return msgpack.packb([request, "t", name, narrowed, []])
 
 
-async def answer_of(vms: Vms, handler, payload: bytes, name: str = "x.y") -> bytes | str:
-    context = VMContext(vms, caps_of, {name: handler})
+async def answer_of(vms: Vms, handler, payload: bytes, name: str = "x.y", **rules) -> bytes | str:
+    context = VMContext(vms, caps_of, {name: Operation(handler=handler, **rules)})
     context.host_call(1, 7, payload)
     await until(lambda: 7 in vms.answers, "the answer")
     return vms.answers[7]
@@ -71,8 +72,38 @@ async def test_scripts_hold_every_capability(vms: Vms):
     assert await answer_of(vms, handler, ask("x.y", SCRIPT_BIT | 5)) == msgpack.packb(["*"])
 
 
+@pytest.mark.parametrize(
+    ("request_id", "narrowed", "allowed"),
+    [
+        (1, None, True),
+        (1, ["of:t"], True),
+        (1, ["*"], True),
+        (1, ["of:u"], False),
+        (1, ["of:*"], False),
+        (1, [], False),
+        (SCRIPT_BIT | 1, None, True),
+        (SCRIPT_BIT | 1, ["of:u"], False),
+    ],
+)
+async def test_template_and_sub_context_must_both_hold_it(vms: Vms, request_id, narrowed, allowed):
+    """A sub-context of `ctx:with` narrows, also a script's; it adds nothing that the template does not hold."""
+
+    async def handler(call: HostCall) -> bytes:
+        return b"\x90"
+
+    answer = await answer_of(vms, handler, ask("x.y", request_id, narrowed), need=lambda call: Need(["of:t"], "no"))
+    assert answer == (b"\x90" if allowed else "no")
+
+
+async def test_sub_context_adds_nothing(vms: Vms):
+    async def handler(call: HostCall) -> bytes:
+        raise AssertionError
+
+    assert await answer_of(vms, handler, ask("x.y", narrowed=["*"]), need=lambda call: Need(["x:y"], "no")) == "no"
+
+
 async def test_unknown_call_says_so(vms: Vms):
-    assert await answer_of(vms, None, ask("no.such"), name="x.y") == "host call 'no.such' does not exist"
+    assert await answer_of(vms, None, ask("no.such")) == "host call 'no.such' does not exist"
 
 
 async def test_error_text_is_the_errors_own(vms: Vms):
@@ -91,14 +122,12 @@ async def test_bug_of_ours_is_logged_and_not_told(vms: Vms, caplog):
     assert caplog.records
 
 
-async def test_call_that_hangs_ends_at_its_deadline(vms: Vms, monkeypatch):
-    monkeypatch.setattr(boundary, "CALL_TIMEOUT_S", 0.01)
-
+async def test_call_that_hangs_ends_at_its_deadline(vms: Vms):
     async def handler(call: HostCall) -> bytes:
         await asyncio.Event().wait()
         return b""
 
-    answer = await answer_of(vms, handler, ask("x.y"))
+    answer = await answer_of(vms, handler, ask("x.y"), timeout_s=0.01)
     assert answer == "x.y did not end within 0.01 s"
 
 
@@ -107,6 +136,8 @@ async def test_answer_over_the_bound_is_an_error(vms: Vms):
         return b"x" * (VALUE_BYTES_MAX + 1)
 
     assert "longer than" in str(await answer_of(vms, handler, ask("x.y")))
+    vms.answers.clear()
+    assert isinstance(await answer_of(vms, handler, ask("x.y"), answer_bytes_max=VALUE_BYTES_MAX + 1), bytes)
 
 
 async def test_calls_over_the_bound_are_refused_at_once(vms: Vms, monkeypatch):
@@ -116,7 +147,7 @@ async def test_calls_over_the_bound_are_refused_at_once(vms: Vms, monkeypatch):
         await asyncio.Event().wait()
         return b""
 
-    context = VMContext(vms, caps_of, {"x.y": handler})
+    context = VMContext(vms, caps_of, {"x.y": Operation(handler=handler)})
     context.host_call(1, 1, ask("x.y"))
     context.host_call(1, 2, ask("x.y"))
     assert "too many" in str(vms.answers[2])

@@ -9,6 +9,7 @@ from pytw.types import USER_BIT
 from pytw.worker.context.call import HostCall, plain
 from pytw.worker.context.discord import Discord, checked_message, snowflake
 from pytw.worker.context.kv import Kv
+from pytw.worker.context.operation import Operation
 from pytw.worker.context.runtime import Runtime
 
 from .fakes import MemoryDb, MemoryDiscord
@@ -17,13 +18,16 @@ GUILD = 5 << 22
 
 
 def call(name: str, *args: object, caps: tuple[str, ...] = ("*",), tenant: int = GUILD) -> HostCall:
-    made = HostCall(tenant, msgpack.packb([1, "t", name, list(args)]))
+    made = HostCall(tenant, msgpack.packb([1, "t", name, None, list(args)]))
     made.caps = frozenset(caps)
     return made
 
 
-async def results(handlers: dict, made: HostCall) -> list:
-    return msgpack.unpackb(await handlers[made.name](made), timestamp=3)
+async def results(operations: dict[str, Operation], made: HostCall) -> list:
+    """What the boundary does, in the same order."""
+    operation = operations[made.name]
+    operation.admit(made)
+    return msgpack.unpackb(await operation.handler(made), timestamp=3)
 
 
 def test_arguments_stay_the_bytes_they_came_as():
@@ -43,7 +47,7 @@ def test_plain_refuses_what_json_has_no_form_for(value: object):
 class TestKv:
     @pytest.fixture
     def kv(self):
-        return Kv(MemoryDb()).handlers()
+        return Kv(MemoryDb()).operations()
 
     async def test_value_comes_back_as_it_was_stored(self, kv):
         value = {"a": [1, None, 2.5, {"b": msgpack.ExtType(3, b"123456789012")}]}
@@ -132,9 +136,9 @@ class TestDiscord:
         return MemoryDiscord({10: GUILD, 11: 6 << 22})
 
     async def test_message_goes_to_a_channel_of_the_own_guild(self, world):
-        handlers = Discord(world).handlers()
+        operations = Discord(world).operations()
         (sent,) = await results(
-            handlers, call("discord.create_message", {"channel_id": "10", "data": {"content": "hi"}})
+            operations, call("discord.create_message", {"channel_id": "10", "data": {"content": "hi"}})
         )
         assert sent["content"] == "hi"
         assert world.sent == [(10, {"content": "hi"})]
@@ -142,36 +146,37 @@ class TestDiscord:
     async def test_channel_of_another_guild_is_refused(self, world):
         with pytest.raises(Forbidden, match="does not belong to this guild"):
             await results(
-                Discord(world).handlers(), call("discord.create_message", {"channel_id": 11, "data": {"content": "x"}})
+                Discord(world).operations(),
+                call("discord.create_message", {"channel_id": 11, "data": {"content": "x"}}),
             )
         assert world.sent == []
 
     async def test_unknown_channel_is_discords_error(self, world):
         with pytest.raises(NotFound, match="Unknown Channel"):
             await results(
-                Discord(world).handlers(), call("discord.create_message", {"channel_id": 1, "data": {"content": "x"}})
+                Discord(world).operations(), call("discord.create_message", {"channel_id": 1, "data": {"content": "x"}})
             )
 
     async def test_channel_is_asked_for_once_and_again_after_its_life(self, world):
         now = [0.0]
-        handlers = Discord(world, clock=lambda: now[0]).handlers()
+        operations = Discord(world, clock=lambda: now[0]).operations()
         message = {"channel_id": "10", "data": {"content": "hi"}}
         for _ in range(3):
-            await results(handlers, call("discord.create_message", message))
+            await results(operations, call("discord.create_message", message))
         assert world.requests.count(("GET", "/channels/10")) == 1
         now[0] = 1000.0
-        await results(handlers, call("discord.create_message", message))
+        await results(operations, call("discord.create_message", message))
         assert world.requests.count(("GET", "/channels/10")) == 2
 
     async def test_capability_is_the_method_and_no_wildcard(self, world):
-        handlers = Discord(world).handlers()
-        await results(handlers, call("discord.get_guild", caps=("discord:get_guild",)))
+        operations = Discord(world).operations()
+        await results(operations, call("discord.get_guild", caps=("discord:get_guild",)))
         with pytest.raises(Forbidden, match="`get_guild` not allowed"):
-            await results(handlers, call("discord.get_guild", caps=("discord:*",)))
+            await results(operations, call("discord.get_guild", caps=("discord:*",)))
 
     async def test_user_tenant_has_no_guild(self, world):
         with pytest.raises(RequestError, match="not a guild"):
-            await results(Discord(world).handlers(), call("discord.get_guild", tenant=GUILD | USER_BIT))
+            await results(Discord(world).operations(), call("discord.get_guild", tenant=GUILD | USER_BIT))
 
     @pytest.mark.parametrize("value", ["12", 12, 12.0])
     def test_ids_are_strings_or_whole_numbers(self, value: object):
@@ -212,10 +217,10 @@ class TestRuntime:
         async def changed(tenant: int) -> None:
             told.append((tenant, db.states[tenant].events))
 
-        handlers = Runtime(db, changed).handlers()
-        await results(handlers, call("runtime.settenantstate", {"events": ["X"], "data": {"n": 1}}))
+        operations = Runtime(db, changed).operations()
+        await results(operations, call("runtime.settenantstate", {"events": ["X"], "data": {"n": 1}}))
         assert told == [(GUILD, {"X"})]
-        assert await results(handlers, call("runtime.gettenantstate")) == [
+        assert await results(operations, call("runtime.gettenantstate")) == [
             {"events": ["X"], "banned": False, "data": {"n": 1}}
         ]
 
@@ -238,9 +243,9 @@ class TestRuntime:
             raise AssertionError
 
         with pytest.raises(PytwError):
-            await results(Runtime(db, changed).handlers(), call("runtime.settenantstate", state))
+            await results(Runtime(db, changed).operations(), call("runtime.settenantstate", state))
         assert db.states == {}
 
     async def test_capability_is_needed(self):
         with pytest.raises(Forbidden, match="runtime operation `gettenantstate` not allowed"):
-            await results(Runtime(MemoryDb(), None).handlers(), call("runtime.gettenantstate", caps=("kv:*",)))
+            await results(Runtime(MemoryDb(), None).operations(), call("runtime.gettenantstate", caps=("kv:*",)))

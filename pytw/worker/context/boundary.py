@@ -1,4 +1,4 @@
-"""`VMContext`: the one boundary that every host call crosses: capability, deadline, size, answer.
+"""`VMContext`: the one boundary that every host call crosses: capability, rate, deadline, size, answer.
 
 Each call is one task, and the engine bounds how many a tenant has in flight, so a tenant that asks a lot waits for
 itself. What a handler raises as a `PytwError` is raised in the script, with the error's words; anything else is a bug
@@ -12,14 +12,13 @@ import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 
-from pytw.errors import Overloaded, PytwError, RequestError
-from pytw.limits import VALUE_BYTES_MAX
-from pytw.worker.context.call import Handler, HostCall
+from pytw.errors import DeadlineExceeded, Overloaded, PytwError, RequestError
+from pytw.worker.context.call import HostCall
+from pytw.worker.context.operation import Operation
 from pytw.worker.vms import SCRIPT_BIT, WorkerVmManager
 
 log = logging.getLogger(__name__)
 
-CALL_TIMEOUT_S = 30.0
 CALLS_MAX = 4_096
 EVERYTHING = frozenset({"*"})
 
@@ -30,12 +29,12 @@ CapsOf = Callable[[int, str], Awaitable[frozenset[str]]]
 class VMContext:
     """Answers host calls by name. Source: reference `VMContext` (spec 5.7), enforced per operation and per template."""
 
-    def __init__(self, vms: WorkerVmManager, caps_of: CapsOf, handlers: Mapping[str, Handler]) -> None:
+    def __init__(self, vms: WorkerVmManager, caps_of: CapsOf, operations: Mapping[str, Operation]) -> None:
         self._vms = vms
         self._caps_of = caps_of
-        self._handlers = handlers
+        self._operations = operations
         self._tasks: set[asyncio.Task[None]] = set()
-        #: Calls by name of the handler.
+        #: Calls by name.
         self.calls: Counter[str] = Counter()
 
     def host_call(self, tenant: int, call: int, payload: bytes) -> None:
@@ -55,8 +54,6 @@ class VMContext:
             answer = await self._run(request)
         except PytwError as error:
             self._vms.answer_error(tenant, call, error.detail)
-        except TimeoutError:
-            self._vms.answer_error(tenant, call, f"{name} did not end within {CALL_TIMEOUT_S:g} s")
         except asyncio.CancelledError:
             self._vms.answer_error(tenant, call, "the worker is closing")
             raise
@@ -67,15 +64,19 @@ class VMContext:
             self._vms.answer(tenant, call, answer)
 
     async def _run(self, call: HostCall) -> bytes:
-        handler = self._handlers.get(call.name)
-        if handler is None:
+        operation = self._operations.get(call.name)
+        if operation is None:
             raise RequestError(f"host call {call.name!r} does not exist")
         self.calls[call.name] += 1
-        async with asyncio.timeout(CALL_TIMEOUT_S):
-            call.caps = EVERYTHING if call.request & SCRIPT_BIT else await self._caps_of(call.tenant, call.template)
-            answer = await handler(call)
-        if len(answer) > VALUE_BYTES_MAX:
-            raise Overloaded(f"the answer of {call.name} is longer than {VALUE_BYTES_MAX} bytes")
+        try:
+            async with asyncio.timeout(operation.timeout_s):
+                call.caps = EVERYTHING if call.request & SCRIPT_BIT else await self._caps_of(call.tenant, call.template)
+                operation.admit(call)
+                answer = await operation.handler(call)
+        except TimeoutError:
+            raise DeadlineExceeded(f"{call.name} did not end within {operation.timeout_s:g} s") from None
+        if len(answer) > operation.answer_bytes_max:
+            raise Overloaded(f"the answer of {call.name} is longer than {operation.answer_bytes_max} bytes")
         return answer
 
     @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Sequence
 from typing import Any
 
 import msgpack
@@ -54,11 +54,12 @@ def _check_plain(value: Any) -> None:
 class HostCall:
     """One call: who makes it, with which capabilities, and its arguments as msgpack slices."""
 
-    __slots__ = ("arguments", "caps", "name", "request", "template", "tenant")
+    __slots__ = ("arguments", "caps", "name", "narrowed", "request", "template", "tenant")
 
     def __init__(self, tenant: int, payload: bytes) -> None:
-        """Reads ``[request, template, name, [args...]]``. Raises: RequestError."""
+        """Reads ``[request, template, name, narrowed, [args...]]``. Raises: RequestError."""
         self.tenant = tenant
+        #: What the template holds.
         self.caps: frozenset[str] = frozenset()
         reader = msgpack.Unpacker(max_buffer_size=max(VALUE_BYTES_MAX * 2, len(payload)), strict_map_key=False)
         reader.feed(payload)
@@ -66,6 +67,9 @@ class HostCall:
         self.request: int = reader.unpack()
         self.template: str = reader.unpack()
         self.name: str = reader.unpack()
+        narrowed: list[str] | None = reader.unpack()
+        #: What the sub-context of `ctx:with` that makes the call holds; None: it was not narrowed.
+        self.narrowed = None if narrowed is None else frozenset(narrowed)
         count = reader.read_array_header()
         if count > ARGUMENTS_MAX:
             raise RequestError("too many arguments")
@@ -106,13 +110,17 @@ class HostCall:
             raise RequestError(f"{what} must be a table")
         return value
 
-    def require_any(self, capabilities: list[str], refusal: str) -> None:
-        """Matching is equality, or the held capability is ``*`` (spec luau-api 8). Raises: Forbidden."""
-        if "*" not in self.caps and self.caps.isdisjoint(capabilities):
+    def require_any(self, capabilities: Sequence[str], refusal: str) -> None:
+        """The template must hold one of *capabilities*, and the sub-context too if there is one. Raises: Forbidden."""
+        if not _holds(self.caps, capabilities) or (
+            self.narrowed is not None and not _holds(self.narrowed, capabilities)
+        ):
             raise Forbidden(refusal)
 
 
-#: Answers a call with the msgpack list of its results.
-Handler = Callable[[HostCall], Awaitable[bytes]]
+def _holds(held: frozenset[str], capabilities: Sequence[str]) -> bool:
+    """Matching is equality, or the held capability is ``*``: there is no other wildcard (spec luau-api 8)."""
+    return "*" in held or not held.isdisjoint(capabilities)
 
-__all__ = ["Handler", "HostCall", "plain"]
+
+__all__ = ["HostCall", "plain"]

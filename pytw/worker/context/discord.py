@@ -12,7 +12,8 @@ import msgpack
 from pytw.discord import check_message
 from pytw.errors import Forbidden, RequestError
 from pytw.types import Id, OwnerType
-from pytw.worker.context.call import Handler, HostCall
+from pytw.worker.context.call import HostCall
+from pytw.worker.context.operation import Bucket, Handler, Need, Operation
 
 CHANNELS_REMEMBERED_MAX = 4_096
 CHANNEL_LIFE_S = 300.0
@@ -65,7 +66,7 @@ def checked_message(data: dict[str, Any]) -> dict[str, Any]:
 
 
 class Discord:
-    """The handlers of ``discord.*``."""
+    """``discord.*``."""
 
     def __init__(self, rest: Rest, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._rest = rest
@@ -73,11 +74,10 @@ class Discord:
         #: channel -> (guild, known since), least recently learned first.
         self._channels: OrderedDict[int, tuple[int, float]] = OrderedDict()
 
-    def handlers(self) -> dict[str, Handler]:
-        return {"discord.create_message": self.create_message, "discord.get_guild": self.get_guild}
+    def operations(self) -> dict[str, Operation]:
+        return _operations({"create_message": self.create_message, "get_guild": self.get_guild})
 
     async def create_message(self, call: HostCall) -> bytes:
-        _require(call, "create_message")
         guild = guild_of(call)
         argument = call.table(0, "the argument")
         channel = snowflake(argument.get("channel_id"), "channel_id")
@@ -90,7 +90,6 @@ class Discord:
         return bytes(msgpack.packb([sent]))
 
     async def get_guild(self, call: HostCall) -> bytes:
-        _require(call, "get_guild")
         guild = await self._rest.request("GET", f"/guilds/{guild_of(call)}?with_counts=true")
         return bytes(msgpack.packb([guild]))
 
@@ -108,5 +107,11 @@ class Discord:
             raise Forbidden(f"channel {channel} does not belong to this guild")
 
 
-def _require(call: HostCall, method: str) -> None:
-    call.require_any([f"discord:{method}"], f"Discord action `{method}` not allowed in this template context")
+def _operations(methods: dict[str, Handler]) -> dict[str, Operation]:
+    """Each method is its own capability and its own rate-limit bucket."""
+
+    def operation(method: str, handler: Handler) -> Operation:
+        need = Need((f"discord:{method}",), f"Discord action `{method}` not allowed in this template context")
+        return Operation(handler=handler, need=lambda _call: need, bucket=Bucket("discord", method))
+
+    return {f"discord.{method}": operation(method, handler) for method, handler in methods.items()}

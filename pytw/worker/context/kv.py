@@ -10,7 +10,8 @@ import msgpack
 from pytw.errors import LimitExceeded, RequestError
 from pytw.limits import KV_FIND_ROWS_MAX, KV_KEY_BYTES_MAX, KV_SCOPES_MAX, KV_VALUE_BYTES_MAX
 from pytw.types import KvRecord, WorkerDb
-from pytw.worker.context.call import Handler, HostCall
+from pytw.worker.context.call import HostCall
+from pytw.worker.context.operation import Bucket, Handler, Need, Operation
 
 _TRUE = b"\xc3"
 _LIST_OF_1 = b"\x91"
@@ -55,14 +56,23 @@ def _time(at: datetime) -> bytes:
     return _pack(at if at.tzinfo is not None else at.astimezone())
 
 
-def _arguments(call: HostCall, action: str, scopes_at: int) -> tuple[str, list[str]]:
-    """Key and sorted scopes, checked against the capabilities and bounds."""
+def _place(call: HostCall, action: str) -> tuple[str, list[str]]:
+    """Key (for a search: its pattern) and sorted scopes."""
     key = call.text(0, "key" if action != "find" else "query")
-    scopes = sorted(set(call.texts(scopes_at, "scopes")))
+    return key, sorted(set(call.texts(2 if action == "set" else 1, "scopes")))
+
+
+def _need(call: HostCall, action: str) -> Need:
+    key, scopes = _place(call, action)
     wanted = ["kv:*", f"kv:{action}:*", f"kv:{action}:{key}"]
     for scope in scopes:
         wanted += [f"kv[{scope}]:*", f"kv[{scope}]:{action}", f"kv[{scope}]:{action}:{key}"]
-    call.require_any(wanted, f"KV operation `{action}` not allowed in this template context for key '{key}'")
+    return Need(wanted, f"KV operation `{action}` not allowed in this template context for key '{key}'")
+
+
+def _checked(call: HostCall, action: str) -> tuple[str, list[str]]:
+    """Key and sorted scopes within their bounds."""
+    key, scopes = _place(call, action)
     if not scopes:
         raise RequestError(
             "Setting keys without a scope is not allowed" if action == "set" else "Unscoped operations are not allowed"
@@ -76,32 +86,32 @@ def _arguments(call: HostCall, action: str, scopes_at: int) -> tuple[str, list[s
 
 
 class Kv:
-    """The handlers of ``kv.*``."""
+    """``kv.*``."""
 
     def __init__(self, db: WorkerDb) -> None:
         self._db = db
 
-    def handlers(self) -> dict[str, Handler]:
+    def operations(self) -> dict[str, Operation]:
         return {
-            "kv.get": self.get,
-            "kv.getrecord": self.getrecord,
-            "kv.set": self.set,
-            "kv.delete": self.delete,
-            "kv.find": self.find,
+            "kv.get": _operation("get", self.get),
+            "kv.getrecord": _operation("get", self.getrecord),
+            "kv.set": _operation("set", self.set),
+            "kv.delete": _operation("delete", self.delete),
+            "kv.find": _operation("find", self.find),
         }
 
     async def get(self, call: HostCall) -> bytes:
-        key, scopes = _arguments(call, "get", 1)
+        key, scopes = _checked(call, "get")
         record = await self._db.kv_get(call.tenant, key, scopes)
         return _NIL_FALSE if record is None else _LIST_OF_2 + record.value + _TRUE
 
     async def getrecord(self, call: HostCall) -> bytes:
-        key, scopes = _arguments(call, "get", 1)
+        key, scopes = _checked(call, "get")
         record = await self._db.kv_get(call.tenant, key, scopes)
         return _MISSING if record is None else _LIST_OF_1 + _record(record)
 
     async def set(self, call: HostCall) -> bytes:
-        key, scopes = _arguments(call, "set", 2)
+        key, scopes = _checked(call, "set")
         value = call.raw(1)
         if len(value) > KV_VALUE_BYTES_MAX:
             raise LimitExceeded(f"Value length too long ({len(value):,} bytes, at most {KV_VALUE_BYTES_MAX:,})")
@@ -109,12 +119,12 @@ class Kv:
         return _NOTHING
 
     async def delete(self, call: HostCall) -> bytes:
-        key, scopes = _arguments(call, "delete", 1)
+        key, scopes = _checked(call, "delete")
         await self._db.kv_delete(call.tenant, key, scopes)
         return _NOTHING
 
     async def find(self, call: HostCall) -> bytes:
-        pattern, scopes = _arguments(call, "find", 1)
+        pattern, scopes = _checked(call, "find")
         records = await self._db.kv_find(call.tenant, pattern, scopes, limit=KV_FIND_ROWS_MAX)
         # The call has no pages, and a script that took a part for the whole would be wrong without a word.
         if len(records) >= KV_FIND_ROWS_MAX and await self._db.kv_find(
@@ -125,3 +135,7 @@ class Kv:
             )
         header = msgpack.Packer().pack_array_header(len(records))
         return _LIST_OF_1 + bytes(header) + b"".join(map(_record, records))
+
+
+def _operation(action: str, handler: Handler) -> Operation:
+    return Operation(handler=handler, need=lambda call: _need(call, action), bucket=Bucket("kv", action))

@@ -9,28 +9,27 @@ import msgpack
 from pytw.errors import LimitExceeded, RequestError
 from pytw.limits import TENANT_EVENTS_MAX
 from pytw.types import TenantState, WorkerDb
-from pytw.worker.context.call import Handler, HostCall
+from pytw.worker.context.call import HostCall
+from pytw.worker.context.operation import Bucket, Handler, Need, Operation
 
 
 class Runtime:
-    """The handlers of ``runtime.*``. *changed* makes the gate see a new state before the call returns."""
+    """``runtime.*``. *changed* makes the gate see a new state before the call returns."""
 
     def __init__(self, db: WorkerDb, changed: Callable[[int], Awaitable[None]]) -> None:
         self._db = db
         self._changed = changed
 
-    def handlers(self) -> dict[str, Handler]:
-        return {"runtime.gettenantstate": self.gettenantstate, "runtime.settenantstate": self.settenantstate}
+    def operations(self) -> dict[str, Operation]:
+        return _operations({"gettenantstate": self.gettenantstate, "settenantstate": self.settenantstate})
 
     async def gettenantstate(self, call: HostCall) -> bytes:
-        _require(call, "gettenantstate")
         state = await self._db.tenant_state(call.tenant)
         return bytes(
             msgpack.packb([{"events": sorted(state.events), "banned": state.banned, "data": dict(state.data)}])
         )
 
     async def settenantstate(self, call: HostCall) -> bytes:
-        _require(call, "settenantstate")
         wanted = call.table(0, "the state")
         events = wanted.get("events")
         if events == {}:
@@ -49,7 +48,11 @@ class Runtime:
         return b"\x90"
 
 
-def _require(call: HostCall, action: str) -> None:
-    call.require_any(
-        ["runtime:*", f"runtime:{action}"], f"runtime operation `{action}` not allowed in this template context"
-    )
+def _operations(actions: dict[str, Handler]) -> dict[str, Operation]:
+    def operation(action: str, handler: Handler) -> Operation:
+        need = Need(
+            ("runtime:*", f"runtime:{action}"), f"runtime operation `{action}` not allowed in this template context"
+        )
+        return Operation(handler=handler, need=lambda _call: need, bucket=Bucket("runtime", action))
+
+    return {f"runtime.{action}": operation(action, handler) for action, handler in actions.items()}
