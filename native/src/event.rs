@@ -11,9 +11,8 @@ use mlua::ffi::{self, lua_State};
 
 use crate::context::{self, Ctx, TAG_CTX};
 use crate::isolate::{self, RING, slot};
-use crate::json::{self, Bad, bytes_at, push_str};
+use crate::json::{self, bytes_at, push_str};
 use crate::keys::Keys;
-use crate::limits;
 use crate::scheduler;
 
 /// Place of the metatable of events without data in the metatable of `ctx`.
@@ -75,14 +74,10 @@ unsafe fn push_data(state: *mut lua_State, ctx: &Ctx) {
     // SAFETY: inside a function that Luau called.
     unsafe {
         let vm = scheduler::vm();
-        let done = match json::push(state, vm.keys.get_or_init(|| Keys::new(state)), ctx.name(), ctx.payload()) {
+        let done = match json::push(state, vm.keys.get_or_init(|| Keys::new(state)), json::EVENT, ctx.name(), ctx.payload()) {
             Ok(()) => true,
             Err(bad) => {
-                vm.breach.set(match bad {
-                    Bad::TooDeep => Some(limits::DEPTH),
-                    Bad::TooLong => Some(limits::SIZE),
-                    Bad::Syntax(_) => None,
-                });
+                vm.breach.set(bad.limit());
                 push_str(state, format!("the event's data is not readable: {bad}").as_bytes());
                 false
             }

@@ -6,13 +6,16 @@ use std::ffi::c_int;
 use mlua::ffi::{self, lua_State};
 
 use crate::json::{bytes_at, push_str};
+use crate::marks;
 
 const PLACES: usize = 256;
+/// Where the list has the array metatable.
+const ARRAY: c_int = PLACES as c_int + 1;
 const KEY_BYTES_MAX: usize = 32;
 
 /// The strings of keys, and how large the objects and lists below each were the last time.
 pub struct Keys {
-    /// Registry slot of a list that holds the strings of `held` at the same places.
+    /// Registry slot of a list that holds the strings of `held` at the same places, and after them the array metatable.
     pub list: c_int,
     held: [Cell<(*const u8, usize)>; PLACES],
     pub fields: [Cell<u8>; PLACES],
@@ -24,8 +27,10 @@ impl Keys {
     pub unsafe fn new(state: *mut lua_State) -> Box<Keys> {
         // SAFETY: by the caller; nothing is owned here before the last call that may raise.
         let list = unsafe {
-            ffi::lua_rawcheckstack(state, 1);
-            ffi::lua_createtable(state, PLACES as c_int, 0);
+            ffi::lua_rawcheckstack(state, 2);
+            ffi::lua_createtable(state, ARRAY, 0);
+            marks::push_array_metatable(state);
+            ffi::lua_rawseti_(state, -2, ARRAY);
             let list = ffi::lua_ref(state, -1);
             ffi::lua_settop(state, -2);
             list
@@ -36,6 +41,12 @@ impl Keys {
             fields: [const { Cell::new(0) }; PLACES],
             items: [const { Cell::new(0) }; PLACES],
         })
+    }
+
+    /// Pushes the array metatable; the list is at `list` on the stack.
+    pub unsafe fn push_array_metatable(state: *mut lua_State, list: c_int) {
+        // SAFETY: by the caller.
+        unsafe { ffi::lua_rawgeti_(state, list, ARRAY) };
     }
 
     /// The place of a key: from its length, its first bytes and its last one.
