@@ -113,9 +113,20 @@ class _WorkerType(click.ParamType[str]):
     "--exit-on-deaf-thread", is_flag=True, help="End the process also when an in-process worker's VM thread is deaf."
 )
 @click.option("--abort-on-crash-loop", is_flag=True, help="End the master after ten failures of a worker in a row.")
+@click.option(
+    "--compat-ratelimits",
+    is_flag=True,
+    default=None,
+    help="Rate limits of host calls as the reference has them (key templates.compat_ratelimits).",
+)
 @configured
 def serve(
-    config_file: str | None, data_dir: str | None, listen: str | None, log_json: bool | None, **flags: Any
+    config_file: str | None,
+    data_dir: str | None,
+    listen: str | None,
+    log_json: bool | None,
+    compat_ratelimits: bool | None,
+    **flags: Any,
 ) -> int:
     """Run templates: master, workers, API and gateway in one command.
 
@@ -136,7 +147,11 @@ def serve(
     )
     _check(options)
     found = reading(
-        config_file, data_dir, addrs__template_worker=("--listen", listen), log__json=("--log-json", log_json)
+        config_file,
+        data_dir,
+        addrs__template_worker=("--listen", listen),
+        log__json=("--log-json", log_json),
+        templates__compat_ratelimits=("--compat-ratelimits", compat_ratelimits),
     )
     by_hand = options.worker_type == "processpoolworker"
     observe.setup_logging(

@@ -43,6 +43,7 @@ _SECTIONS = {
     "object_storage": ("object_storage", "Where files of templates and backups are kept."),
     "addrs": ("addrs", "Where it listens."),
     "pg": ("pg", "The embedded PostgreSQL, used when `meta.postgres_url` is empty."),
+    "templates": ("templates", "What templates may ask of the host."),
     "log": ("log", "Log lines go to stderr."),
     "limits": ("limits", "What a tenant, a worker and an event may use. Every VM thread enforces these."),
 }

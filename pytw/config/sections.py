@@ -111,6 +111,13 @@ class Addrs(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = ""
 
 
+class Templates(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    compat_ratelimits: Annotated[
+        bool,
+        Meta(description="Rate limits of host calls as the reference has them: N at once, then one per period, not N."),
+    ] = False
+
+
 class Log(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     level: Annotated[
         Literal["debug", "info", "warning", "error"], Meta(description="The least level that is written.")
@@ -145,6 +152,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     addrs: Addrs = Addrs()
     pg: Pg = Pg()
     log: Log = Log()
+    templates: Templates = Templates()
     limits: Limits = Limits()
     data_dir: Annotated[
         str,

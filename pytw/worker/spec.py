@@ -31,6 +31,8 @@ class WorkerSpec(Struct, frozen=True, kw_only=True):
     mesophyll: str = ""
     vm_threads: int = 3
     limits: Limits = Limits()
+    #: Rate limits of host calls as the reference has them.
+    compat_ratelimits: bool = False
     #: None: no gateway.
     discord: DiscordSpec | None = None
     #: Empty: the tree inside the package.

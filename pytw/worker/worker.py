@@ -19,7 +19,7 @@ from pytw.errors import ConfigError, LimitExceeded, PytwError
 from pytw.types import CreateEvent, Outcome, WorkerDb
 from pytw.worker.background import IN_FLIGHT_MAX, Background
 from pytw.worker.cache import WorkerCacheData
-from pytw.worker.context import VMContext
+from pytw.worker.context import RateLimits, VMContext
 from pytw.worker.context.discord import Discord, Rest
 from pytw.worker.context.kv import Kv
 from pytw.worker.context.runtime import Runtime
@@ -95,6 +95,7 @@ class Worker:
         self.context = VMContext(
             self.vms,
             self._caps_of,
+            RateLimits(compat=spec.compat_ratelimits),
             Kv(self.db).operations() | Discord(rest).operations() | Runtime(self.db, self.loads.refresh).operations(),
         )
         self.repeats = Repeats(template_log)

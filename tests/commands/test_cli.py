@@ -122,6 +122,7 @@ def test_every_flag_reaches_the_master(served, tmp_path):
             "b",
             "--dev",
             "--log-json",
+            "--compat-ratelimits",
         ],
         *[
             "--worker-db",
@@ -145,6 +146,7 @@ def test_every_flag_reaches_the_master(served, tmp_path):
     assert config.addrs.template_worker == "127.0.0.1:7"
     assert config.data_dir == "d"
     assert config.log.json
+    assert config.templates.compat_ratelimits
 
 
 def test_defaults_are_the_documented_ones(served):

@@ -8,9 +8,9 @@ import pytest
 
 from pytw.errors import StorageUnavailable
 from pytw.limits import VALUE_BYTES_MAX
-from pytw.worker.context import VMContext, boundary
+from pytw.worker.context import RateLimits, VMContext, boundary
 from pytw.worker.context.call import HostCall
-from pytw.worker.context.operation import Need, Operation
+from pytw.worker.context.operation import Bucket, Need, Operation
 from pytw.worker.vms import SCRIPT_BIT
 
 from .fakes import until
@@ -45,7 +45,7 @@ def ask(name: str, request: int = 1, narrowed: list[str] | None = None) -> bytes
 
 
 async def answer_of(vms: Vms, handler, payload: bytes, name: str = "x.y", **rules) -> bytes | str:
-    context = VMContext(vms, caps_of, {name: Operation(handler=handler, **rules)})
+    context = VMContext(vms, caps_of, RateLimits(), {name: Operation(handler=handler, **rules)})
     context.host_call(1, 7, payload)
     await until(lambda: 7 in vms.answers, "the answer")
     return vms.answers[7]
@@ -102,6 +102,21 @@ async def test_sub_context_adds_nothing(vms: Vms):
     assert await answer_of(vms, handler, ask("x.y", narrowed=["*"]), need=lambda call: Need(["x:y"], "no")) == "no"
 
 
+async def test_refused_calls_do_not_count_and_allowed_ones_do(vms: Vms):
+    """Who may not call at all cannot use up the tenant's rate; whoever may is refused once it is used up."""
+
+    async def handler(call: HostCall) -> bytes:
+        return b"\x90"
+
+    operation = Operation(handler=handler, need=lambda call: Need(["of:t"], "no"), bucket=Bucket("http", "send"))
+    context = VMContext(vms, caps_of, RateLimits(clock_ns=lambda: 0), {"http.send": operation})
+    for number in range(9):
+        context.host_call(1, number, ask("http.send", narrowed=[] if number < 5 else None))
+        await until(lambda number=number: number in vms.answers, "the answer")
+    assert [vms.answers[number] for number in range(8)] == ["no"] * 5 + [b"\x90"] * 3
+    assert vms.answers[8] == "Global ratelimit hit for bucket 'send', wait time: 1.666666667s"
+
+
 async def test_unknown_call_says_so(vms: Vms):
     assert await answer_of(vms, None, ask("no.such")) == "host call 'no.such' does not exist"
 
@@ -147,7 +162,7 @@ async def test_calls_over_the_bound_are_refused_at_once(vms: Vms, monkeypatch):
         await asyncio.Event().wait()
         return b""
 
-    context = VMContext(vms, caps_of, {"x.y": Operation(handler=handler)})
+    context = VMContext(vms, caps_of, RateLimits(), {"x.y": Operation(handler=handler)})
     context.host_call(1, 1, ask("x.y"))
     context.host_call(1, 2, ask("x.y"))
     assert "too many" in str(vms.answers[2])

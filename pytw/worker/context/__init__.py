@@ -1,5 +1,6 @@
 """The Python side of ``ctx.*``: one boundary for all host calls, and a handler file per plugin."""
 
 from pytw.worker.context.boundary import VMContext
+from pytw.worker.context.rates import RateLimits
 
-__all__ = ["VMContext"]
+__all__ = ["RateLimits", "VMContext"]

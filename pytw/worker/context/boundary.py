@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from pytw.errors import DeadlineExceeded, Overloaded, PytwError, RequestError
 from pytw.worker.context.call import HostCall
 from pytw.worker.context.operation import Operation
+from pytw.worker.context.rates import RateLimits
 from pytw.worker.vms import SCRIPT_BIT, WorkerVmManager
 
 log = logging.getLogger(__name__)
@@ -29,9 +30,12 @@ CapsOf = Callable[[int, str], Awaitable[frozenset[str]]]
 class VMContext:
     """Answers host calls by name. Source: reference `VMContext` (spec 5.7), enforced per operation and per template."""
 
-    def __init__(self, vms: WorkerVmManager, caps_of: CapsOf, operations: Mapping[str, Operation]) -> None:
+    def __init__(
+        self, vms: WorkerVmManager, caps_of: CapsOf, rates: RateLimits, operations: Mapping[str, Operation]
+    ) -> None:
         self._vms = vms
         self._caps_of = caps_of
+        self._rates = rates
         self._operations = operations
         self._tasks: set[asyncio.Task[None]] = set()
         #: Calls by name.
@@ -72,6 +76,8 @@ class VMContext:
             async with asyncio.timeout(operation.timeout_s):
                 call.caps = EVERYTHING if call.request & SCRIPT_BIT else await self._caps_of(call.tenant, call.template)
                 operation.admit(call)
+                if operation.bucket is not None:
+                    self._rates.spend(call.tenant, *operation.bucket)
                 answer = await operation.handler(call)
         except TimeoutError:
             raise DeadlineExceeded(f"{call.name} did not end within {operation.timeout_s:g} s") from None
