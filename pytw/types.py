@@ -192,6 +192,8 @@ class TenantState:
 
 #: What a tenant without a row listens for.
 DEFAULT_EVENTS = frozenset({"INTERACTION_CREATE", "WebGetSettings", "WebExecuteSetting"})
+#: What the reference's bot is asked by its own names, though a tenant's default set lacks them (spec luau-api 0.14).
+LOOP_EVENTS = frozenset({"GetSettings", "ExecuteSetting"})
 
 
 @dataclass(slots=True, frozen=True)

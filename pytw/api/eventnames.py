@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from pytw.errors import RequestError
+from pytw.types import LOOP_EVENTS
 
 
 def _names() -> frozenset[str]:
@@ -50,6 +51,7 @@ def _is_known(name: str) -> bool:
     return (
         name in DISCORD_EVENTS
         or name in HOST_EVENTS
+        or name in LOOP_EVENTS
         or (name.startswith("Web") and name.isprintable() and len(name) <= 100)
     )
 

@@ -15,6 +15,8 @@ from pytw.errors import RequestError
 F = TypeVar("F", bound=Callable[..., Any])
 
 SUFFIXES = (".luau", ".lua")
+#: The aliases of `require`.
+RC_FILE = ".luaurc"
 _GUILD = click.IntRange(1, (1 << 63) - 1)
 
 
@@ -64,11 +66,11 @@ def read_files(place: Path) -> dict[str, str]:
     files = {
         str(path.relative_to(place)): _text(path)
         for path in sorted(place.rglob("*"))
-        if path.suffix in SUFFIXES
+        if (path.suffix in SUFFIXES or path.name == RC_FILE)
         and path.is_file()
-        and not any(part.startswith(".") for part in path.relative_to(place).parts)
+        and not any(part.startswith(".") for part in path.relative_to(place).parts if part != RC_FILE)
     }
-    if not files:
+    if not any(path.endswith(SUFFIXES) for path in files):
         raise RequestError(f"{place}: no {' or '.join(SUFFIXES)} files", hint="a template starts at init.luau")
     return files
 

@@ -66,6 +66,7 @@ class Health:
             "mock": self._mock_url,
             "workers": self._workers.status(),
             "rights": self._workers.rights(),
+            "loop_mode": self._workers.loop_mode,
             "notices": [
                 {"at": n.at, "tenant": str(n.tenant), "text": n.text} for n in self._workers.supervisor.notices[-50:]
             ],

@@ -17,7 +17,7 @@ from pytw.mesophyll.server import Link, LinkHandler, MesophyllServer
 from pytw.mesophyll.tokens import new_token
 from pytw.routing import worker_of
 from pytw.worker.process import WorkerProcessHandle
-from pytw.worker.spec import WorkerSpec
+from pytw.worker.spec import LOOP_MODE, WorkerSpec
 
 #: What a link's end says when its worker has stopped to answer.
 NO_HEARTBEAT = "no heartbeat"
@@ -50,6 +50,8 @@ class Processes:
         self.supervisor: Supervisor
         #: Worker id -> what its last READY said; ``rights.`` parts say which reductions took hold.
         self.parts: dict[int, dict[str, bool]] = {}
+        #: What the last worker that became ready said; None before there was one.
+        self.loop_mode: bool | None = None
 
     # ---- Hands ---------------------------------------------------------------------------------
 
@@ -84,7 +86,9 @@ class Processes:
         self.supervisor.link_lost(link.worker_id, link.epoch, deaf=reason == NO_HEARTBEAT)
 
     def _ready(self, link: Link, call: Call) -> None:
-        self.parts[link.worker_id] = _decode_parts(call.body)
+        parts = _decode_parts(call.body)
+        self.loop_mode = parts.pop(LOOP_MODE, False)
+        self.parts[link.worker_id] = parts
         self._handles[link.worker_id].attach(link)
         self.supervisor.ready(link.worker_id, link.epoch)
         call.answer()

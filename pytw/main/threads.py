@@ -54,6 +54,12 @@ class Threads:
                 shards.start()
                 self._shards.append(shards)
 
+    @property
+    def loop_mode(self) -> bool | None:
+        """Whether the built-in template is a loop; None before a worker runs."""
+        ready = [member.worker for member in self.members if member.worker.parts["builtins"]]
+        return ready[0].loop_mode if ready else None
+
     def parts(self) -> dict[int, dict[str, bool]]:
         """What is up, by worker id."""
         found = {member.id: dict(member.worker.parts) for member in self.members}

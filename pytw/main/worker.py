@@ -33,7 +33,7 @@ from pytw.mesophyll.client import MesophyllClient
 from pytw.mesophyll.proxies import CursorClient, DbClient, ForwardClient, IdentifyClient
 from pytw.mesophyll.records import Kind
 from pytw.worker.serve import WorkerServe
-from pytw.worker.spec import WorkerSpec
+from pytw.worker.spec import LOOP_MODE, WorkerSpec
 from pytw.worker.vms import NATIVE_ENGINE, EngineMaker, start_watchdog
 from pytw.worker.worker import Worker
 
@@ -226,6 +226,7 @@ class Process:
         if self._shards is not None:
             parts["gateway"] = self._shards.ready
         parts |= {f"rights.{name}": held for name, held in self._rights.items()}
+        parts[LOOP_MODE] = self._worker.loop_mode
         self._client.send(Kind.READY, 0, _encode(parts))
 
     def _blame(self, tenant: int, milliseconds: int) -> None:

@@ -173,6 +173,14 @@ class Workers:
         return held
 
     @property
+    def loop_mode(self) -> bool | None:
+        """Whether the built-in template is a loop (DESIGN 6); None before a worker has said. All run the same tree."""
+        if not self._around.options.builtins_dir:
+            return False
+        said = self._threads.loop_mode
+        return self._processes.loop_mode if said is None else said
+
+    @property
     def ready(self) -> bool:
         """Every worker takes events."""
         return all(parts.get("gates", False) for parts in self.parts().values())

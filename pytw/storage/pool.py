@@ -119,6 +119,12 @@ class Database:
             async with self._pool.acquire(timeout=CONNECT_S_MAX) as connection, connection.transaction():
                 yield connection
 
+    @contextlib.asynccontextmanager
+    async def atomic(self) -> AsyncIterator[Database]:
+        """The same methods inside one transaction: stores over it do all that they do, or nothing."""
+        async with self.transaction() as connection:
+            yield Database(_Held(connection))
+
     async def ping(self) -> None:
         """Returns if the database answers."""
         await self.fetchval("SELECT 1")
@@ -131,6 +137,18 @@ class Database:
                     await self._pool.close()
         except StorageUnavailable:
             self._pool.terminate()
+
+
+class _Held:
+    """The part of a pool that `Database` uses, over one connection that is in a transaction."""
+
+    def __init__(self, connection: asyncpg.pool.PoolConnectionProxy[asyncpg.Record]) -> None:
+        self._connection = connection
+
+    def acquire(
+        self, *, timeout: float | None = None
+    ) -> contextlib.nullcontext[asyncpg.pool.PoolConnectionProxy[asyncpg.Record]]:
+        return contextlib.nullcontext(self._connection)
 
 
 async def connect(dsn: str) -> asyncpg.Connection[asyncpg.Record]:

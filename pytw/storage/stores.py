@@ -6,6 +6,7 @@ from pytw.limits import Limits
 from pytw.storage.cursors import CursorStore
 from pytw.storage.globalkv import GlobalKvStore
 from pytw.storage.kv import KvStore
+from pytw.storage.looptemplates import LoopTemplateStore
 from pytw.storage.pool import Database
 from pytw.storage.templates import TemplateStore
 from pytw.storage.tenants import TenantStore
@@ -21,6 +22,7 @@ class Stores:
         self.kv = KvStore(db, limits)
         self.tenants = TenantStore(db)
         self.templates = TemplateStore(db, limits)
+        self.loop_templates = LoopTemplateStore(db, limits)
         self.cursors = CursorStore(db)
         self.global_kv = GlobalKvStore(db)
         self.users = UserStore(db)

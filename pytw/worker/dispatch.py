@@ -17,6 +17,7 @@ import msgpack
 from pytw.errors import PytwError, StorageUnavailable
 from pytw.limits import Limits
 from pytw.types import CreateEvent, DispatchResult, Outcome
+from pytw.worker import loopresults
 from pytw.worker.loads import ProgramLoads
 from pytw.worker.state import WorkerState
 from pytw.worker.vms import SCRIPT_BIT, WorkerVmManager
@@ -66,6 +67,8 @@ class Running:
     def __call__(self, body: bytes) -> None:
         dispatch = self._dispatch
         dispatch.in_flight -= 1
+        if dispatch.loops:
+            body = loopresults.split(body, dispatch.error_bytes_max)
         outcome = body[1]
         dispatch.outcomes[outcome] += 1
         try:
@@ -99,6 +102,9 @@ class WorkerDispatch:
         self._timeout_ms = limits.event_deadline_ms
         self._event_bytes_max = limits.event_bytes_max
         self._in_flight_max = limits.worker_queue_events_max
+        self.error_bytes_max = limits.error_bytes_max
+        #: Loop mode: the built-in template's results are those of the tenant's templates.
+        self.loops = False
         self.why = Why()
         self.in_flight = 0
         #: Events by outcome.

@@ -151,11 +151,10 @@ class ProgramLoads:
         if load.gate:
             await self._state.refresh(tenant)
         if tenant in self.cache.loaded or load.waiting or load.program:
-            self._install(tenant, runnable(await self._db.program(tenant), tenant, self._limits))
+            sources = [] if self.loop_mode else await self._db.program(tenant)
+            self._install(tenant, runnable(sources, tenant, self._limits))
 
     def _install(self, tenant: int, templates: list[Template]) -> None:
-        if self.loop_mode:
-            templates = []
         packed = program([template.pack() for template in templates])
         self._vms.set_program(tenant, packed)
         for oldest in self.cache.put(tenant, len(packed), templates):

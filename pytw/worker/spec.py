@@ -1,10 +1,16 @@
-"""What a worker is told at its birth. Crosses to the fork server as msgpack; the token travels beside it."""
+"""What a worker is told at its birth, and by which name it tells its mode.
+
+The spec crosses to the fork server as msgpack; the token travels beside it.
+"""
 
 from __future__ import annotations
 
 from msgspec import Struct
 
 from pytw.limits import Limits
+
+#: What READY says besides what is up: whether the built-in template is a loop. Only a VM can tell.
+LOOP_MODE = "mode.loop"
 
 
 class DiscordSpec(Struct, frozen=True, kw_only=True):

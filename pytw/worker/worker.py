@@ -16,7 +16,7 @@ from typing import Any
 import msgpack
 
 from pytw.errors import ConfigError, LimitExceeded, PytwError
-from pytw.types import CreateEvent, Outcome, WorkerDb
+from pytw.types import LOOP_EVENTS, CreateEvent, Outcome, WorkerDb
 from pytw.worker.background import IN_FLIGHT_MAX, Background
 from pytw.worker.cache import WorkerCacheData
 from pytw.worker.context import RateLimits, VMContext
@@ -46,6 +46,7 @@ CHECK_PAUSE_S = 0.1
 PROGRAM_BYTES_MAX = 256 << 20
 STARTUP_EVENT = "OnStartup"
 STARTUP_PAYLOAD = b'{"reason":"worker_startup"}'
+REFRESHED_PAYLOAD = b'{"reason":"updateTemplateCache"}'
 
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warn": logging.WARNING, "error": logging.ERROR}
 
@@ -116,9 +117,10 @@ class Worker:
             events = await self._open_engines()
             self.parts["engines"] = self.parts["builtins"] = True
             # One function for all events dispatches the tenant's templates itself (DESIGN 6).
-            self.loads.loop_mode = events == [EVERY_EVENT]
-            # One function for all events takes what passes the gate and widens it by nothing.
-            await self.state.load(event for event in events if event != EVERY_EVENT)
+            self.loads.loop_mode = self.dispatch.loops = events == [EVERY_EVENT]
+            # One function for all events takes what passes the gate and widens it only by what the reference's bot is
+            # asked by name, which no one but the API sends.
+            await self.state.load(LOOP_EVENTS if self.loop_mode else events)
         except BaseException:
             await self.close()
             raise
@@ -139,7 +141,10 @@ class Worker:
     async def _tell_of_startup(self, waiting: Iterator[int]) -> None:
         """One of several that share the tenants: a task for each of them would be too many."""
         for tenant in waiting:
-            await self.background.run(tenant, CreateEvent(STARTUP_EVENT, STARTUP_PAYLOAD))
+            await self._tell(tenant, STARTUP_PAYLOAD)
+
+    async def _tell(self, tenant: int, payload: bytes) -> None:
+        await self.background.run(tenant, CreateEvent(STARTUP_EVENT, payload))
 
     async def _caps_of(self, tenant: int, template: str) -> frozenset[str]:
         await self.loads.ensure(tenant)
@@ -189,6 +194,11 @@ class Worker:
         for tenant in [tenant for tenant in self.cache.loaded if holds(tenant)]:
             self.cache.forget(tenant)
 
+    @property
+    def loop_mode(self) -> bool:
+        """Whether the built-in template is one function that dispatches the tenants' templates itself (DESIGN 6)."""
+        return self.loads.loop_mode
+
     # -- orders ----------------------------------------------------------------------------------------
 
     async def check_template(self, tenant: int, template: Template) -> list[str]:
@@ -218,8 +228,17 @@ class Worker:
             await asyncio.sleep(CHECK_PAUSE_S)
 
     async def refresh_tenant(self, tenant: int) -> None:
-        """Returns when the tenant's next event sees its state and templates of now. Raises: Unavailable."""
+        """Returns when the tenant's next event sees its state and templates of now. Raises: Unavailable.
+
+        In loop mode the templates are what the loop has read and keeps in its VM, isolates and modules included, and the
+        host knows no name for any of it: the VM ends. What it held besides (delayed keys, timers) begins anew with
+        ``OnStartup``, which tenants get that listen for it.
+        """
         await self.loads.refresh(tenant)
+        if self.loop_mode:
+            await self.drop_tenant(tenant)
+            if self.state.listens(tenant, STARTUP_EVENT):
+                self._spawn(self._tell(tenant, REFRESHED_PAYLOAD))
 
     async def drop_tenant(self, tenant: int) -> None:
         """End the tenant's VM; its next event makes a new one. Raises: Unavailable."""

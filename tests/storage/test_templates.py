@@ -1,18 +1,18 @@
 from __future__ import annotations
 
-import asyncio
-
 import pytest
 
 from pytw.errors import LimitExceeded, NotFound, RequestError
-from pytw.limits import Limits
 from pytw.storage.stores import Stores
 from pytw.storage.templates import TemplateStore
 from pytw.types import Id
+from tests.storage.templates_contract import GUILD, ONE, TWO, Make, TemplatesContract
 
-GUILD = Id.guild(1)
-ONE = {"init.luau": "return { A = 1 }"}
-TWO = {"init.luau": "return { B = 1 }", "sub/lib.luau": "return {}"}
+
+class TestContract(TemplatesContract):
+    @pytest.fixture
+    def make(self, stores: Stores) -> Make:
+        return lambda limits=None: TemplateStore(stores.db, limits)
 
 
 async def test_every_save_is_a_version_and_what_runs_is_a_pointer(stores: Stores) -> None:
@@ -109,71 +109,9 @@ async def test_tenants_do_not_see_each_other(stores: Stores) -> None:
     assert await stores.templates.program(Id.guild(2).key) == []
 
 
-async def test_number_of_templates_is_bounded_also_among_concurrent_writers(stores: Stores) -> None:
-    templates = TemplateStore(stores.db, Limits(templates_max=3))
-    done = await asyncio.gather(*(templates.put(GUILD, f"t{n}", ONE) for n in range(8)), return_exceptions=True)
-    assert sum(isinstance(result, LimitExceeded) for result in done) == 5
-    assert len(await templates.list(GUILD)) == 3
-    await templates.put(GUILD, (await templates.list(GUILD))[0].name, TWO)
-
-
-@pytest.mark.parametrize(
-    ("name", "files", "error"),
-    [
-        ("", ONE, RequestError),
-        ("a b", ONE, RequestError),
-        ("x" * 65, ONE, RequestError),
-        ("$builtins", ONE, RequestError),
-        ("t\n", ONE, RequestError),
-        (".", ONE, RequestError),
-        ("..", ONE, RequestError),
-        ("a/../b", ONE, RequestError),
-        ("a/.", ONE, RequestError),
-        ("/", ONE, RequestError),
-        ("t", {}, RequestError),
-        ("t", {"../x": ""}, RequestError),
-        ("t", {"a//b": ""}, RequestError),
-        ("t", {"a\0": ""}, RequestError),
-        ("t", {"a\\b": ""}, RequestError),
-        ("t", {"/a": "", "a": ""}, RequestError),
-        ("t", {"a": "\0"}, RequestError),
-        ("t", {"a": "\udc80"}, RequestError),
-        ("t", {"a": "x" * 2000}, LimitExceeded),
-        ("t", {"a": "", "b": "", "c": "", "d": ""}, LimitExceeded),
-        ("t", {"p" * 300: ""}, LimitExceeded),
-    ],
-)
-async def test_what_cannot_be_a_template_is_refused(
-    stores: Stores, name: str, files: dict[str, str], error: type[Exception]
-) -> None:
-    templates = TemplateStore(stores.db, Limits(source_bytes_max=1024, template_files_max=3))
-    with pytest.raises(error):
-        await templates.put(GUILD, name, files)
-    assert await stores.db.fetchval("SELECT count(*) FROM template_versions") == 0
-
-
-async def test_what_is_over_a_limit_is_told_which(stores: Stores) -> None:
-    templates = TemplateStore(stores.db, Limits(source_bytes_max=1024, template_files_max=3, templates_max=1))
-    for files, text in (
-        ({"a": "x" * 2000}, "a has 2,000 bytes, and limits.source_bytes_max is 1,024"),
-        (dict.fromkeys("abcd", ""), "the template has 4 files, and limits.template_files_max is 3"),
-    ):
-        with pytest.raises(LimitExceeded, match=text):
-            await templates.put(GUILD, "t", files)
-    await templates.put(GUILD, "t", ONE)
-    with pytest.raises(LimitExceeded, match=r"u would be template number 2, and .*templates_max is 1"):
-        await templates.put(GUILD, "u", ONE)
-
-
 async def test_version_that_does_not_compile_is_not_deployed(stores: Stores) -> None:
     with pytest.raises(RequestError, match="does not compile"):
         await stores.templates.put(GUILD, "t", ONE, compiles=False)
-
-
-@pytest.mark.parametrize("name", ["hello", "a.b_c-d", "$shop/greeter#2", "x" * 64])
-async def test_names_of_the_reference_are_taken(stores: Stores, name: str) -> None:
-    await stores.templates.put(GUILD, name, ONE)
-    assert (await stores.templates.get(GUILD, name)).name == name
 
 
 async def test_deployed_sources_of_a_tenant_are_bounded_together(stores: Stores) -> None:

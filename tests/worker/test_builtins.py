@@ -7,12 +7,12 @@ import orjson
 import pytest
 
 from pytw.errors import ConfigError
-from pytw.types import Outcome
+from pytw.types import Outcome, TenantState
 from pytw.worker.thread import WorkerThread
 from pytw.worker.worker import Worker
 
-from .fakes import MemoryDb, MemoryDiscord, template
-from .workerlike_contract import A, Rig, event, spec
+from .fakes import MemoryDb, MemoryDiscord, template, until
+from .workerlike_contract import A, B, Rig, event, spec
 
 
 @pytest.fixture
@@ -83,6 +83,59 @@ class TestOtherTree:
         result = await rig.like.dispatch_event(A, event("E"))
         assert [(t.template, t.value) for t in result.templates] == [("$builtins", "E")]
         assert (await rig.like.dispatch_event(A, event("MESSAGE"))).outcome is Outcome.NOT_SUBSCRIBED
+        await rig.like.kill()
+
+    async def test_results_of_a_loop_are_those_of_its_templates(self, tmp_path: Path):
+        rig = await self.start(
+            tmp_path,
+            """return function(ctx)
+                return { { type = "ok", id = "$builtins", value = { 1 } }, { type = "err", id = "t", value = "no" } }
+            end""",
+        )
+        result = await rig.like.dispatch_event(A, event("E"))
+        assert result.outcome is Outcome.SCRIPT_ERROR
+        assert [tuple(t) for t in result.templates] == [
+            ("$builtins", Outcome.OK, None, [1], None),
+            ("t", Outcome.SCRIPT_ERROR, None, None, "no"),
+        ]
+        assert result.meter.wall_us > 0
+        assert result.request is not None
+        assert [note.outcome for note in await rig.like.why(A)] == [Outcome.SCRIPT_ERROR]
+        await rig.like.kill()
+
+    async def test_failure_of_the_loop_is_an_error_of_the_built_in_template(self, tmp_path: Path):
+        rig = await self.start(tmp_path, "return function() error('lost') end")
+        (part,) = (await rig.like.dispatch_event(A, event("E"))).templates
+        assert (part.template, part.outcome) == ("$builtins", Outcome.SCRIPT_ERROR)
+        assert "lost" in str(part.error)
+        await rig.like.kill()
+
+    async def test_loop_starts_anew_when_the_templates_change(self, tmp_path: Path):
+        rig = await self.start(
+            tmp_path,
+            """local seen = {}
+            return function(ctx)
+                local event = ctx:event()
+                table.insert(seen, event.name .. ":" .. tostring(event.data.reason))
+                return table.concat(seen, " ")
+            end""",
+        )
+        rig.db.states[A] = TenantState(frozenset({"E", "OnStartup"}), {})
+        await rig.like.dispatch_event(A, event("E"))
+        await rig.like.refresh_tenant(A)
+
+        async def began_anew() -> bool:
+            (part,) = (await rig.like.dispatch_event(A, event("E"))).templates
+            return "OnStartup:updateTemplateCache" in part.value
+
+        await until(began_anew, "the startup event of the new VM")
+        await rig.like.kill()
+
+    async def test_loop_is_asked_for_settings_by_its_own_names(self, tmp_path: Path):
+        rig = await self.start(tmp_path, "return function(ctx) return ctx:event().name end")
+        for name in ("GetSettings", "ExecuteSetting", "WebGetSettings", "INTERACTION_CREATE"):
+            (part,) = (await rig.like.dispatch_event(B, event(name))).templates
+            assert part.value == name
         await rig.like.kill()
 
     async def test_table_runs_before_the_tenants_templates(self, tmp_path: Path):
