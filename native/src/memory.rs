@@ -64,6 +64,19 @@ impl Drop for Charge {
     }
 }
 
+/// How many bytes more the VM of a running thread may hold; garbage goes first if that is less than `wanted`.
+pub fn room(state: *mut lua_State, wanted: usize) -> usize {
+    // SAFETY: as for `Charge::new`.
+    unsafe {
+        let record = record_of(state);
+        let left = || ((*record).limit - (*record).used).max(0) as usize;
+        if left() < wanted && wanted as isize <= (*record).limit {
+            ffi::lua_gc(state, ffi::LUA_GCCOLLECT, 0);
+        }
+        left()
+    }
+}
+
 /// Luau calls this before a `pcall` takes an error. An out-of-memory that a script catches still costs the VM.
 pub unsafe extern "C-unwind" fn on_protected_error(state: *mut lua_State) {
     if let Some(vm) = scheduler::current() {

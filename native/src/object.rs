@@ -42,6 +42,8 @@ pub trait Object: Sized + 'static {
     const TAG: c_int;
     /// What `typeof` and, without an operator of its own, `tostring` give.
     const NAME: &'static CStr;
+    /// Whether `typeof` tells the name; if not, it says "userdata".
+    const IS_TYPED: bool = true;
     /// Called as `object:name(...)`, with the object as argument 1.
     const METHODS: &'static [Named] = &[];
     /// Read as `object.name`, with the object as argument 1.
@@ -91,8 +93,10 @@ unsafe fn push_metatable<T: Object>(state: *mut lua_State) {
 unsafe fn make_metatable<T: Object>(state: *mut lua_State) {
     unsafe {
         ffi::lua_createtable(state, 1, 8 + T::OPERATORS.len() as c_int);
-        ffi::lua_pushstring_(state, T::NAME.as_ptr());
-        ffi::lua_rawsetfield(state, -2, c"__type".as_ptr());
+        if T::IS_TYPED {
+            ffi::lua_pushstring_(state, T::NAME.as_ptr());
+            ffi::lua_rawsetfield(state, -2, c"__type".as_ptr());
+        }
         ffi::lua_pushboolean(state, 0);
         ffi::lua_rawsetfield(state, -2, c"__metatable".as_ptr());
         call::push_function(state, (c"tostring", type_name::<T>));

@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 use mlua::ffi::{self, lua_State};
 
+use crate::api::blob;
+use crate::call::Fault;
 use crate::event;
 use crate::json::{bytes_at, push_str};
 use crate::limits;
@@ -30,6 +32,8 @@ mod kind {
     pub const TIME_ZONE: i8 = 5;
     pub const LAZY_STRING_MAP: i8 = 6;
     pub const BOXED: i8 = 7;
+    /// Into scripts only; a blob leaves as a buffer.
+    pub const BLOB: i8 = 9;
     pub const TIMESTAMP: i8 = -1;
 }
 
@@ -49,6 +53,12 @@ impl From<String> for Refusal {
 impl From<&'static str> for Refusal {
     fn from(text: &'static str) -> Self {
         Refusal { limit: None, text: text.into() }
+    }
+}
+
+impl From<Fault> for Refusal {
+    fn from(fault: Fault) -> Self {
+        Refusal { limit: fault.limit, text: fault.text }
     }
 }
 
@@ -151,6 +161,12 @@ unsafe fn encode_at(state: *mut lua_State, index: c_int, out: &mut Vec<u8>, limi
             }
             ffi::LUA_TTABLE => encode_table(state, index, out, limit, depth, budget)?,
             other => {
+                if let Some(bytes) = blob::take_at(state, index) {
+                    let bytes = bytes?;
+                    room(bytes.len(), out)?;
+                    msgpack::ext(out, kind::BUFFER, &bytes);
+                    return Ok(());
+                }
                 let name = CStr::from_ptr(ffi::lua_typename(state, other));
                 return Err(format!("a {} cannot leave the script", name.to_string_lossy()).into());
             }
@@ -314,6 +330,7 @@ unsafe fn push_ext(state: *mut lua_State, kind: i8, v: &[u8], depth: u32, budget
         match kind {
             kind::RAW_TEXT | kind::TIME_ZONE => push_str(state, v),
             kind::BUFFER => push_buffer(state, v),
+            kind::BLOB => blob::push(state, v.to_vec())?,
             kind::VECTOR => {
                 let all: [u8; 12] = v.try_into().map_err(|_| BAD)?;
                 let at = |i: usize| f32::from_be_bytes([all[i], all[i + 1], all[i + 2], all[i + 3]]);

@@ -16,6 +16,8 @@ use crate::isolate::BOOT_NAME;
 use crate::json::push_str;
 use crate::program::{self, SyntaxError};
 
+pub mod blob;
+mod datamgmt;
 mod interop;
 
 pub struct Library {
@@ -39,7 +41,7 @@ impl Luau {
     }
 }
 
-static LIBRARIES: [&Library; 1] = [&interop::LIBRARY];
+static LIBRARIES: [&Library; 2] = [&datamgmt::LIBRARY, &interop::LIBRARY];
 
 /// Pushes the library of a name; pushes nothing and gives false if there is none.
 pub unsafe fn push_registered(state: *mut lua_State, name: &str) -> bool {
