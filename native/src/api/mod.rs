@@ -18,6 +18,7 @@ use crate::program::{self, SyntaxError};
 
 pub mod blob;
 mod datamgmt;
+mod datetime;
 mod interop;
 
 pub struct Library {
@@ -41,7 +42,7 @@ impl Luau {
     }
 }
 
-static LIBRARIES: [&Library; 2] = [&datamgmt::LIBRARY, &interop::LIBRARY];
+static LIBRARIES: &[&Library] = &[&datamgmt::LIBRARY, &datetime::LIBRARY, &interop::LIBRARY];
 
 /// Pushes the library of a name; pushes nothing and gives false if there is none.
 pub unsafe fn push_registered(state: *mut lua_State, name: &str) -> bool {

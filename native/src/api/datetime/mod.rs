@@ -1,0 +1,69 @@
+//! `@antiraid/datetime`: spans of time, time zones, and instants in them.
+//!
+//! What a script can do wrong is checked in `moment` and `delta`, which know nothing of Luau: beyond them no sum, no
+//! conversion and no text can be out of range. `timedelta`, `timezone` and `instant` show them to scripts, `wire` lets
+//! them cross.
+
+use chrono::NaiveDateTime;
+use chrono_tz::Tz;
+
+use crate::api::Library;
+use crate::call::{Call, Done, Fault};
+
+mod delta;
+mod instant;
+mod moment;
+mod timedelta;
+mod timezone;
+
+pub use instant::DateTime;
+pub use timedelta::TimeDelta;
+pub use timezone::Timezone;
+
+pub static LIBRARY: Library = Library {
+    name: c"@antiraid/datetime",
+    functions: &[
+        (c"new", new),
+        (c"timedelta_weeks", timedelta::weeks),
+        (c"timedelta_days", timedelta::days),
+        (c"timedelta_hours", timedelta::hours),
+        (c"timedelta_minutes", timedelta::minutes),
+        (c"timedelta_seconds", timedelta::seconds),
+        (c"timedelta_millis", timedelta::millis),
+        (c"timedelta_micros", timedelta::micros),
+        (c"timedelta_nanos", timedelta::nanos),
+    ],
+    values: add_utc,
+    luau: None,
+};
+
+fn add_utc(call: &Call) {
+    call.push_object(Timezone(Tz::UTC));
+    call.set_field(-2, c"UTC");
+}
+
+/// `datetime.new(name)`: the time zone of that name.
+fn new(call: &Call) -> Done {
+    let zone = moment::zone(call.text(1)?).ok_or("runtime error: Invalid timezone")?;
+    call.push_object(Timezone(zone));
+    Ok(1)
+}
+
+/// The present in UTC.
+fn present() -> NaiveDateTime {
+    chrono::Utc::now().naive_utc()
+}
+
+/// A whole number of 64 bits, or its decimal text; a fraction is refused.
+fn i64_argument(call: &Call, index: std::ffi::c_int) -> Result<i64, Fault> {
+    let found = match call.kind(index) {
+        mlua::ffi::LUA_TNUMBER => {
+            let n = call.number(index)?;
+            // 2^63 is the first number past the largest.
+            (n.fract() == 0.0 && n >= i64::MIN as f64 && n < i64::MAX as f64).then_some(n as i64)
+        }
+        mlua::ffi::LUA_TSTRING => call.text(index)?.parse().ok(),
+        _ => return Err(call.wrong(index, "a whole number")),
+    };
+    found.ok_or_else(|| call.bad(index, "a whole number of 64 bits is expected"))
+}
