@@ -65,7 +65,7 @@ impl Vm {
         });
         match (status, complaint) {
             (ffi::LUA_OK, None) => End::Ok(out),
-            (ffi::LUA_OK, Some(value::Refusal { limit: Some(limit), text })) => End::Limit(limit, text.into()),
+            (ffi::LUA_OK, Some(value::Refusal { limit: Some(limit), text, .. })) => End::Limit(limit, text.into()),
             (ffi::LUA_OK, Some(refusal)) => End::Error(refusal.text.into()),
             _ => self.failure(status),
         }

@@ -8,18 +8,14 @@ use std::ptr;
 
 use mlua::ffi::{self, lua_State};
 
+use crate::api::lazy;
 use crate::context::{name_type, unknown_field};
-use crate::event::push_weak;
 use crate::isolate::{self, slot};
 use crate::scheduler;
 
 const TAG_KV: c_int = 22;
 const TAG_DISCORD: c_int = 23;
 const TAG_RUNTIME: c_int = 24;
-const TAG_LAZY: c_int = 25;
-
-/// Place of the weak table from a `Lazy` to its data in the metatable of the type.
-const LAZY_DATA: c_int = 1;
 
 struct Method {
     name: &'static CStr,
@@ -219,38 +215,16 @@ unsafe extern "C-unwind" fn get_guild(state: *mut lua_State) -> c_int {
     }
 }
 
-/// The answer is there: gives it as the data of a `Lazy`.
+/// The answer is there: gives it as the data of a `Lazy`, unless it is one.
 unsafe extern "C-unwind" fn wrap_lazy(state: *mut lua_State, _status: c_int) -> c_int {
     // SAFETY: called by Luau with the answer on top.
     unsafe {
         if ffi::lua_gettop(state) == 0 {
             ffi::lua_pushnil(state);
         }
-        let data = ffi::lua_gettop(state);
-        ffi::lua_rawcheckstack(state, 6);
-        ffi::lua_newuserdatataggedwithmetatable(state, 0, TAG_LAZY);
-        if ffi::lua_type(state, data) != ffi::LUA_TNIL {
-            ffi::lua_getuserdatametatable(state, TAG_LAZY);
-            ffi::lua_rawgeti_(state, -1, LAZY_DATA);
-            ffi::lua_pushvalue(state, data + 1);
-            ffi::lua_pushvalue(state, data);
-            ffi::lua_rawset(state, -3);
-            ffi::lua_settop(state, data + 1);
+        if !lazy::is_lazy(state, -1) {
+            lazy::push_made(state, -1);
         }
-        1
-    }
-}
-
-unsafe extern "C-unwind" fn lazy_index(state: *mut lua_State) -> c_int {
-    // SAFETY: called by Luau.
-    unsafe {
-        if ffi::lua_userdatatag(state, 1) != TAG_LAZY || crate::json::bytes_at(state, 2) != b"data" {
-            unknown_field(state);
-        }
-        ffi::lua_getuserdatametatable(state, TAG_LAZY);
-        ffi::lua_rawgeti_(state, -1, LAZY_DATA);
-        ffi::lua_pushvalue(state, 1);
-        ffi::lua_rawget(state, -2);
         1
     }
 }
@@ -303,12 +277,5 @@ pub unsafe fn install(state: *mut lua_State) {
             ffi::lua_rawsetfield(state, -2, c"__index".as_ptr());
             ffi::lua_setuserdatametatable(state, plugin.tag);
         }
-        ffi::lua_createtable(state, 1, 6);
-        name_type(state, c"Lazy");
-        push_weak(state, c"k", 0);
-        ffi::lua_rawseti_(state, -2, LAZY_DATA);
-        ffi::lua_pushcclosurek(state, lazy_index, c"index".as_ptr(), 0, None);
-        ffi::lua_rawsetfield(state, -2, c"__index".as_ptr());
-        ffi::lua_setuserdatametatable(state, TAG_LAZY);
     }
 }

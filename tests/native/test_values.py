@@ -156,7 +156,9 @@ def test_a_value_comes_back_from_luau_unchanged(make):
         (TimeZone("Europe/London"), "Europe/London"),
         (timedelta(seconds=-1.5), -1.5),
         (LazyStringMap(a="b"), {"a": "b"}),
-        ([1, None, 3], {1: 1, 3: 3}),
+        ([1, None, 3], [1, None, 3]),
+        ([None, 2, None], [None, 2]),
+        ([], []),
         ({"a": None}, {}),
         (Map([(2, "a"), (True, "b"), (2.5, "c")]), {2: "a", True: "b", 2.5: "c"}),
     ],
@@ -167,6 +169,60 @@ def test_what_luau_makes_of_types_it_lacks(make, value, luau):
     assert (dict(got.items()) if isinstance(got, Map) else got) == luau
 
 
+def answered(driver: Any, source: str, *answer: Any) -> Any:
+    """What a script returns that gets *answer* as ``...``."""
+    driver.engine.submit_script(
+        1,
+        driver._next(),
+        "script",
+        f"return (function(...) {source} end)((...).KV:get('k', {{'s'}}))".encode(),
+        "Test",
+        b"{}",
+    )
+    driver.reply = lambda number, name, args: driver.engine.answer(number, msgpack.packb(list(answer)))
+    return driver.done(driver.last)
+
+
+def test_json_of_the_host_is_read_late_at_once_or_never(make):
+    text = b'{"n":1.5,"list":[1,2],"none":null}'
+    driver = make()
+    seen = answered(driver, "local l = ... return {typeof(l), l.data == l.data, l.data}", msgpack.ExtType(8, text))
+    assert seen.value == ["Lazy", True, {"n": 1.5, "list": [1, 2]}], seen
+    seen = answered(
+        driver,
+        "local o = ... return {typeof(o), tostring(o), pcall(function() return o.data end)}",
+        msgpack.ExtType(10, text),
+    )
+    assert seen.value == ["Opaque", "Opaque", False, "script:1: attempt to get an unknown field 'data'"]
+    assert answered(driver, "return (...).n", msgpack.ExtType(11, text)).value == 1.5
+    assert answered(driver, "return (...).data", msgpack.ExtType(8, b"false")).value is False
+    bad = answered(driver, "return (...).data", msgpack.ExtType(8, b"{"))
+    assert bad.outcome is Outcome.SCRIPT_ERROR and "not JSON at byte 1" in bad.error
+    deep = answered(driver, "return (...).data", msgpack.ExtType(8, b"[" * 70 + b"]" * 70))
+    assert deep.limit == "depth"
+
+
+def test_json_of_the_host_counts_as_the_scripts_memory(make):
+    driver = make(vm_memory_bytes=4 << 20)
+    text = b'"' + b"x" * 3_000_000 + b'"'
+    assert answered(driver, "return gcinfo() < 1000", msgpack.ExtType(8, text)).value is True
+    done = answered(driver, "return nil", msgpack.ExtType(8, text), msgpack.ExtType(8, text))
+    assert done.limit == "memory", done
+
+
+def test_a_lazy_string_map_moves_to_the_host(make):
+    driver = make()
+    files = msgpack.ExtType(6, msgpack.packb({"b": "2", "a": "1"}))
+    assert answered(driver, "return ...", files).value == files
+    sent = "local m = ... return {m, m}"
+    assert answered(driver, sent, files).value == [files, files]
+    left = "local m = ... pcall(host, 'echo', {m, task.wait}) return m.data"
+    assert answered(driver, left, files).value == {"a": "1", "b": "2"}
+    for bad in ({"a": 1}, {1: "a"}, [1], 5):
+        done = answered(driver, "return ...", msgpack.ExtType(6, msgpack.packb(bad)))
+        assert done.outcome is Outcome.SCRIPT_ERROR, bad
+
+
 @pytest.mark.parametrize(
     ("returned", "complaint"),
     [
@@ -174,6 +230,12 @@ def test_what_luau_makes_of_types_it_lacks(make, value, luau):
         ("function() end", "a function cannot leave"),
         ("coroutine.create(function() end)", "a thread cannot leave"),
         ("newproxy()", "a userdata cannot leave"),
+        ("require('@antiraid/interop').null", "interop.null cannot leave"),
+        ("{data = {items = {1, 2, {x = task.wait}}}}", "at data.items[3].x: a function cannot leave"),
+        ("{['a b'] = {[true] = {[{}] = {[2.5] = task.wait}}}}", 'at ["a b"][true][a table][2.5]: a function'),
+        ("{[task.wait] = 1}", "at [a function]: a function cannot leave"),
+        ("setmetatable({1, x = 2}, require('@antiraid/interop').array_metatable)", "no places of a list"),
+        ("setmetatable({[1e9] = 2}, require('@antiraid/interop').array_metatable)", "100,000 parts"),
         ("{1, 2, x = 3}", "mixes list items and named fields"),
         ("(function() local t = {} t.t = t return t end)()", "nested deeper than 64"),
         ("table.create(100001, 1)", "100,000 parts"),

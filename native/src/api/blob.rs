@@ -42,14 +42,15 @@ impl Object for Blob {
 
 impl Blob {
     /// Takes the content out and leaves the blob empty.
-    fn take(&self) -> Result<Vec<u8>, Fault> {
+    pub fn take(&self) -> Result<Vec<u8>, Fault> {
         match self.content.borrow_mut().as_mut() {
             Some(content) => Ok(std::mem::replace(content, Content::empty()).bytes.into_vec()),
             None => Err(destructed()),
         }
     }
 
-    fn view(&self) -> Result<Ref<'_, [u8]>, Fault> {
+    /// The content, to look at.
+    pub fn view(&self) -> Result<Ref<'_, [u8]>, Fault> {
         Ref::filter_map(self.content.borrow(), |content| content.as_ref().map(|c| &*c.bytes)).map_err(|_| destructed())
     }
 }
@@ -65,15 +66,6 @@ pub unsafe fn push(state: *mut lua_State, bytes: Vec<u8>) -> Result<(), Fault> {
     // SAFETY: by the caller.
     unsafe { object::push(state, Blob { content }) };
     Ok(())
-}
-
-/// Takes the content of the value at `index` if it is a blob, and leaves that empty. For code without a `Call`.
-///
-/// # Safety
-/// Inside a function that Luau calls.
-pub unsafe fn take_at(state: *mut lua_State, index: c_int) -> Option<Result<Vec<u8>, Fault>> {
-    // SAFETY: by the caller; only `push` makes userdata with this tag.
-    unsafe { (ffi::lua_touserdatatagged(state, index, Blob::TAG) as *const Blob).as_ref() }.map(Blob::take)
 }
 
 /// The bytes of an argument that is a buffer, a string or a blob; a blob is left empty.

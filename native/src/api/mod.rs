@@ -20,6 +20,7 @@ pub mod blob;
 mod datamgmt;
 mod datetime;
 mod interop;
+pub mod lazy;
 
 pub struct Library {
     /// As it is required, in lower case.

@@ -1,0 +1,160 @@
+//! msgpack to Luau.
+
+use std::ffi::c_int;
+
+use mlua::ffi::{self, lua_State};
+
+use super::times::{rfc3339, timestamp};
+use super::{Budget, Crossed, EXACT, TOO_MANY, kind};
+use crate::api::blob;
+use crate::api::lazy::{Json, Lazy, Opaque, unreadable};
+use crate::json::{self, push_str};
+use crate::marks;
+use crate::msgpack::{Item, Reader};
+use crate::object;
+use crate::string_map::StringMap;
+
+/// Pushes the items of a list one by one, as results of a call; gives their number. On an error the stack is the
+/// caller's to reset.
+pub unsafe fn push_list(state: *mut lua_State, bytes: &[u8]) -> Crossed<c_int> {
+    let mut reader = Reader::new(bytes);
+    let mut budget = Budget::new();
+    let n = reader.array()?;
+    if n > 64 {
+        return Err("a call has more than 64 results".into());
+    }
+    for _ in 0..n {
+        unsafe { push_one(state, &mut reader, 0, &mut budget)? };
+    }
+    if reader.is_empty() { Ok(n as c_int) } else { Err("bytes follow the value".into()) }
+}
+
+unsafe fn push_one(state: *mut lua_State, reader: &mut Reader, depth: u32, budget: &mut Budget) -> Crossed<()> {
+    budget.spend(depth)?;
+    unsafe {
+        ffi::lua_rawcheckstack(state, 4);
+        match reader.item()? {
+            Item::Nil => ffi::lua_pushnil(state),
+            Item::Bool(v) => ffi::lua_pushboolean(state, v.into()),
+            Item::Int(v) => {
+                if v.unsigned_abs() <= EXACT as u64 {
+                    ffi::lua_pushnumber(state, v as f64);
+                } else {
+                    push_decimal(state, v < 0, v.unsigned_abs());
+                }
+            }
+            Item::UInt(v) => push_decimal(state, false, v),
+            Item::Float(v) => ffi::lua_pushnumber(state, v),
+            Item::Str(v) => push_str(state, v),
+            Item::Bin(v) => push_buffer(state, v),
+            Item::Array(n) => {
+                if n > budget.nodes as usize {
+                    return Err(TOO_MANY);
+                }
+                ffi::lua_createtable(state, n as c_int, 0);
+                let mut holes = n == 0;
+                for i in 1..=n as c_int {
+                    push_one(state, reader, depth + 1, budget)?;
+                    holes |= ffi::lua_type(state, -1) == ffi::LUA_TNIL;
+                    ffi::lua_rawseti_(state, -2, i);
+                }
+                // Without the mark it would go out as a map.
+                if holes {
+                    marks::mark_array(state);
+                }
+            }
+            Item::Map(n) => push_map(state, reader, n, depth, budget)?,
+            Item::Ext(kind, v) => push_ext(state, kind, v)?,
+        }
+    }
+    Ok(())
+}
+
+unsafe fn push_map(state: *mut lua_State, reader: &mut Reader, n: usize, depth: u32, budget: &mut Budget) -> Crossed<()> {
+    if n > budget.nodes as usize {
+        return Err(TOO_MANY);
+    }
+    unsafe {
+        ffi::lua_createtable(state, 0, n as c_int);
+        for _ in 0..n {
+            push_one(state, reader, depth + 1, budget)?;
+            let key = ffi::lua_type(state, -1);
+            if key == ffi::LUA_TNIL || (key == ffi::LUA_TNUMBER && ffi::lua_tonumber(state, -1).is_nan()) {
+                return Err("a map has a key that no table can have".into());
+            }
+            // Two keys of a map may be one in a table: 1 and 1.0, or a large integer and its decimal text.
+            ffi::lua_pushvalue(state, -1);
+            if ffi::lua_rawget(state, -3) != ffi::LUA_TNIL {
+                return Err("two keys of a map are the same in a table".into());
+            }
+            ffi::lua_settop(state, -2);
+            push_one(state, reader, depth + 1, budget)?;
+            ffi::lua_rawset(state, -3);
+        }
+    }
+    Ok(())
+}
+
+unsafe fn push_ext(state: *mut lua_State, kind: i8, v: &[u8]) -> Crossed<()> {
+    const BAD: &str = "an extension has the wrong size";
+    unsafe {
+        match kind {
+            kind::RAW_TEXT | kind::TIME_ZONE => push_str(state, v),
+            kind::BUFFER => push_buffer(state, v),
+            kind::VECTOR => {
+                let all: [u8; 12] = v.try_into().map_err(|_| BAD)?;
+                let at = |i: usize| f32::from_be_bytes([all[i], all[i + 1], all[i + 2], all[i + 3]]);
+                ffi::lua_pushvector(state, at(0), at(4), at(8));
+            }
+            kind::INTERVAL => {
+                let all: [u8; 12] = v.try_into().map_err(|_| BAD)?;
+                let seconds = i64::from_be_bytes(all[..8].try_into().map_err(|_| BAD)?);
+                let nanos = u32::from_be_bytes(all[8..].try_into().map_err(|_| BAD)?);
+                ffi::lua_pushnumber(state, seconds as f64 + f64::from(nanos) / 1e9);
+            }
+            kind::LAZY_STRING_MAP => object::push(state, Lazy::map(StringMap::read(state, v)?)),
+            kind::LAZY_JSON => object::push(state, Lazy::json(Json::new(state, v)?)),
+            kind::OPAQUE_JSON => object::push(state, Opaque::json(Json::new(state, v)?)),
+            kind::JSON => json::push_text(state, json::PLAIN, v).map_err(unreadable)?,
+            kind::BLOB => blob::push(state, v.to_vec())?,
+            kind::BOXED => {
+                let n = u64::from_be_bytes(v.try_into().map_err(|_| BAD)?);
+                push_decimal(state, false, n);
+            }
+            kind::TIMESTAMP => {
+                let (seconds, nanos) = timestamp(v).ok_or(BAD)?;
+                let mut text = [0; 48];
+                let n = rfc3339(seconds, nanos, &mut text).ok_or("a time is outside the years 0 to 9999")?;
+                push_str(state, &text[..n]);
+            }
+            _ => return Err(format!("the extension {kind} is not known").into()),
+        }
+    }
+    Ok(())
+}
+
+unsafe fn push_buffer(state: *mut lua_State, bytes: &[u8]) {
+    unsafe {
+        let p = ffi::lua_newbuffer(state, bytes.len()) as *mut u8;
+        std::ptr::copy_nonoverlapping(bytes.as_ptr(), p, bytes.len());
+    }
+}
+
+/// Pushes an integer as its decimal text, without owning memory.
+unsafe fn push_decimal(state: *mut lua_State, negative: bool, mut n: u64) {
+    let mut text = [0; 21];
+    let mut at = text.len();
+    loop {
+        at -= 1;
+        text[at] = b'0' + (n % 10) as u8;
+        n /= 10;
+        if n == 0 {
+            break;
+        }
+    }
+    if negative {
+        at -= 1;
+        text[at] = b'-';
+    }
+    unsafe { push_str(state, &text[at..]) }
+}

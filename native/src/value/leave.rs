@@ -1,0 +1,259 @@
+//! Luau to msgpack.
+
+use std::ffi::{CStr, c_int};
+use std::ptr;
+
+use mlua::ffi::{self, lua_State};
+
+use super::{BYTES_MAX, Budget, Crossed, EXACT, NODES_MAX, Refusal, TOO_LONG, TOO_MANY, kind};
+use crate::api::blob::Blob;
+use crate::api::lazy::Lazy;
+use crate::event;
+use crate::json::bytes_at;
+use crate::marks;
+use crate::msgpack;
+use crate::object::{Object, tag};
+use crate::string_map::StringMap;
+
+/// Appends the value at `index` to `out`.
+pub unsafe fn encode(state: *mut lua_State, index: c_int, out: &mut Vec<u8>) -> Crossed<()> {
+    unsafe { encode_all(state, ffi::lua_absindex(state, index), 1, out) }
+}
+
+/// Appends `n` values from `first` on, each within its own bounds. What moves is taken from the script's objects only
+/// when all of them have crossed.
+pub unsafe fn encode_all(state: *mut lua_State, first: c_int, n: c_int, out: &mut Vec<u8>) -> Crossed<()> {
+    let mut taken = Vec::new();
+    unsafe {
+        for index in first..first + n {
+            let limit = out.len() + BYTES_MAX;
+            let mut walk = Walk { state, limit, out, budget: Budget::new(), taken: &mut taken };
+            walk.value(index, 0).map_err(Refusal::with_path)?;
+        }
+        for object in taken {
+            object.empty(state)?;
+        }
+    }
+    Ok(())
+}
+
+/// An object whose content has crossed. It stays where it is: the values that are encoded hold it.
+enum Taken {
+    Map(*const Lazy),
+    Blob(*const Blob),
+}
+
+impl Taken {
+    unsafe fn empty(self, state: *mut lua_State) -> Crossed<()> {
+        match self {
+            // SAFETY: by the caller, the object is alive.
+            Taken::Map(lazy) => unsafe { (*lazy).replace_map(StringMap::empty(state)?) },
+            // SAFETY: as above.
+            Taken::Blob(blob) => drop(unsafe { (*blob).take()? }),
+        }
+        Ok(())
+    }
+}
+
+struct Walk<'a> {
+    state: *mut lua_State,
+    out: &'a mut Vec<u8>,
+    limit: usize,
+    budget: Budget,
+    taken: &'a mut Vec<Taken>,
+}
+
+impl Walk<'_> {
+    fn room(&self, more: usize) -> Crossed<()> {
+        if self.out.len() + more > self.limit { Err(TOO_LONG) } else { Ok(()) }
+    }
+
+    fn ext(&mut self, kind: i8, bytes: &[u8]) -> Crossed<()> {
+        self.room(bytes.len())?;
+        msgpack::ext(self.out, kind, bytes);
+        Ok(())
+    }
+
+    unsafe fn value(&mut self, index: c_int, depth: u32) -> Crossed<()> {
+        self.budget.spend(depth)?;
+        self.room(16)?;
+        let state = self.state;
+        unsafe {
+            match ffi::lua_type(state, index) {
+                ffi::LUA_TNIL | ffi::LUA_TNONE => msgpack::nil(self.out),
+                ffi::LUA_TBOOLEAN => msgpack::bool(self.out, ffi::lua_toboolean(state, index) != 0),
+                ffi::LUA_TNUMBER => {
+                    let n = ffi::lua_tonumber(state, index);
+                    // -0 and what is past 2^53 stay floats: as integers they would come back as something else.
+                    if n.fract() == 0.0 && n.abs() <= EXACT && !(n == 0.0 && n.is_sign_negative()) {
+                        msgpack::int(self.out, n as i64);
+                    } else {
+                        msgpack::float(self.out, n);
+                    }
+                }
+                ffi::LUA_TINTEGER => msgpack::int(self.out, ffi::lua_tointeger64(state, index, ptr::null_mut())),
+                ffi::LUA_TSTRING => {
+                    let text = bytes_at(state, index);
+                    self.room(text.len())?;
+                    match std::str::from_utf8(text) {
+                        Ok(text) => msgpack::str(self.out, text),
+                        Err(_) => msgpack::ext(self.out, kind::RAW_TEXT, text),
+                    }
+                }
+                ffi::LUA_TBUFFER => {
+                    let mut size = 0;
+                    let p = ffi::lua_tobuffer(state, index, &mut size);
+                    let bytes = if size == 0 { &[] } else { std::slice::from_raw_parts(p as *const u8, size) };
+                    self.ext(kind::BUFFER, bytes)?;
+                }
+                ffi::LUA_TVECTOR => {
+                    let v = ffi::lua_tovector(state, index);
+                    let mut bytes = [0; 12];
+                    for (i, chunk) in bytes.chunks_exact_mut(4).enumerate() {
+                        chunk.copy_from_slice(&(*v.add(i)).to_be_bytes());
+                    }
+                    self.ext(kind::VECTOR, &bytes)?;
+                }
+                ffi::LUA_TTABLE => self.table(index, depth)?,
+                ffi::LUA_TUSERDATA => self.object(index)?,
+                ffi::LUA_TLIGHTUSERDATA if marks::is_null(state, index) => {
+                    return Err("interop.null cannot leave the script: nil is what other values call null".into());
+                }
+                other => {
+                    let name = CStr::from_ptr(ffi::lua_typename(state, other));
+                    return Err(format!("a {} cannot leave the script", name.to_string_lossy()).into());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    unsafe fn object(&mut self, index: c_int) -> Crossed<()> {
+        let state = self.state;
+        unsafe {
+            match ffi::lua_userdatatag(state, index) {
+                tag::LAZY => {
+                    let lazy = own::<Lazy>(state, index);
+                    let Some(map) = lazy.string_map() else {
+                        return Err("a Lazy cannot leave the script: its data can".into());
+                    };
+                    self.ext(kind::LAZY_STRING_MAP, map.packed())?;
+                    self.taken.push(Taken::Map(lazy));
+                }
+                tag::BLOB => {
+                    let blob = own::<Blob>(state, index);
+                    self.ext(kind::BUFFER, &blob.view()?)?;
+                    self.taken.push(Taken::Blob(blob));
+                }
+                _ => return Err(format!("a {} cannot leave the script", type_of(state, index)).into()),
+            }
+        }
+        Ok(())
+    }
+
+    unsafe fn table(&mut self, index: c_int, depth: u32) -> Crossed<()> {
+        let state = self.state;
+        unsafe {
+            self.budget.spend_table()?;
+            ffi::lua_rawcheckstack(state, 4);
+            event::complete(state, index);
+            let shape = shape(state, index)?;
+            if shape.list {
+                if shape.items > self.budget.nodes as usize {
+                    return Err(TOO_MANY);
+                }
+                msgpack::array(self.out, shape.items);
+                for i in 1..=shape.items {
+                    ffi::lua_rawgeti_(state, index, i as c_int);
+                    self.value(ffi::lua_gettop(state), depth + 1).map_err(|refusal| refusal.under_item(i))?;
+                    ffi::lua_settop(state, -2);
+                }
+                return Ok(());
+            }
+            msgpack::map(self.out, shape.entries);
+            let mut iter = 0;
+            loop {
+                iter = ffi::lua_rawiter(state, index, iter);
+                if iter < 0 {
+                    return Ok(());
+                }
+                let value = ffi::lua_gettop(state);
+                self.key(value - 1, depth + 1)?;
+                self.value(value, depth + 1).map_err(|refusal| refusal.under(state, value - 1))?;
+                ffi::lua_settop(state, value - 2);
+            }
+        }
+    }
+
+    unsafe fn key(&mut self, index: c_int, depth: u32) -> Crossed<()> {
+        unsafe { self.value(index, depth).map_err(|refusal| refusal.under(self.state, index)) }
+    }
+}
+
+/// The object at `index`, which has its type's tag.
+unsafe fn own<'a, T: Object>(state: *mut lua_State, index: c_int) -> &'a T {
+    // SAFETY: by the caller; a tag belongs to one type (`object.rs`).
+    unsafe { &*ffi::lua_touserdatatagged(state, index, T::TAG).cast::<T>() }
+}
+
+/// What `typeof` says of the userdata at `index`.
+unsafe fn type_of(state: *mut lua_State, index: c_int) -> String {
+    unsafe {
+        let top = ffi::lua_gettop(state);
+        ffi::lua_rawcheckstack(state, 2);
+        let mut name = "userdata".to_string();
+        if ffi::lua_getmetatable(state, index) != 0 && ffi::lua_rawgetfield(state, -1, c"__type".as_ptr()) == ffi::LUA_TSTRING {
+            name = String::from_utf8_lossy(bytes_at(state, -1)).into_owned();
+        }
+        ffi::lua_settop(state, top);
+        name
+    }
+}
+
+/// What the keys of a table say about it.
+struct Shape {
+    entries: usize,
+    /// A list, of so many items.
+    list: bool,
+    items: usize,
+}
+
+/// A list has the keys 1 to n, or the array metatable: then places may be empty.
+unsafe fn shape(state: *mut lua_State, index: c_int) -> Crossed<Shape> {
+    unsafe {
+        let marked = marks::is_array(state, index);
+        let (mut entries, mut items, mut last) = (0usize, 0usize, 0f64);
+        let (mut first, mut named) = (false, false);
+        let mut iter = 0;
+        loop {
+            iter = ffi::lua_rawiter(state, index, iter);
+            if iter < 0 {
+                break;
+            }
+            entries += 1;
+            let key = if ffi::lua_type(state, -2) == ffi::LUA_TNUMBER { ffi::lua_tonumber(state, -2) } else { 0.0 };
+            if key >= 1.0 && key.fract() == 0.0 {
+                items += 1;
+                last = last.max(key);
+                first |= key == 1.0;
+            } else {
+                named |= ffi::lua_type(state, -2) != ffi::LUA_TNUMBER;
+            }
+            ffi::lua_settop(state, -3);
+            if entries > NODES_MAX as usize {
+                return Err(TOO_MANY);
+            }
+        }
+        let dense = entries > 0 && items == entries && last == entries as f64;
+        if !marked && first && named {
+            return Err("a table mixes list items and named fields".into());
+        }
+        if marked && items != entries {
+            return Err("a table with the array metatable has keys that are no places of a list".into());
+        }
+        if marked && last > f64::from(NODES_MAX) {
+            return Err(TOO_MANY);
+        }
+        Ok(Shape { entries, list: dense || marked, items: last as usize })
+    }
+}
