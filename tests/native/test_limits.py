@@ -441,7 +441,7 @@ def test_events_of_one_name_may_look_as_different_as_they_like(make: Make) -> No
 
 
 def _without_nulls(found: dict[str, object]) -> dict[str, object]:
-    return {key: {} if value == [] else value for key, value in found.items() if value is not None}
+    return {key: value for key, value in found.items() if value is not None}
 
 
 def test_huge_empty_tables_do_not_hold_the_thread_on_their_way_out(make: Make) -> None:
