@@ -166,10 +166,20 @@ def test_unknown_variable_is_a_warning_with_a_suggestion(tmp_path):
     assert warning == "TW_LIMIT_CPU_BUCKET_MS is not a setting; did you mean TW_LIMITS_CPU_BUCKET_MS?"
 
 
+def test_links_are_what_is_configured(tmp_path):
+    found = read(tmp_path, "{sites: {api: https://a.example, docs: https://d.example}}").config
+    assert found.links == {
+        "support_server": "",
+        "api_url": "https://a.example",
+        "frontend_url": "",
+        "docs_url": "https://d.example",
+    }
+
+
 def test_key_of_a_later_version_is_accepted_and_said_to_do_nothing(tmp_path):
-    found = read(tmp_path, "{sites: {api: https://a.example}, meta: {sandwich_http_api: ''}}")
-    assert found.config.sites.api == "https://a.example"
-    assert found.warnings == ["no effect in this version: sites.api"]
+    found = read(tmp_path, "{discord_auth: {client_secret: abc}, meta: {sandwich_http_api: ''}}")
+    assert found.config.discord_auth.client_secret == "abc"
+    assert found.warnings == ["no effect in this version: discord_auth.client_secret"]
 
 
 @pytest.mark.parametrize(

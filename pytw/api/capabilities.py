@@ -12,7 +12,11 @@ from typing import Final
 #: Prefix -> what may follow it, as a pattern and in words.
 HOST_CAPABILITIES: Final = {
     "discord": (r":(create_message|get_guild)", "discord:create_message, discord:get_guild"),
-    "runtime": (r":(\*|gettenantstate|settenantstate)", "runtime:*, runtime:gettenantstate, runtime:settenantstate"),
+    "runtime": (
+        r":(\*|gettenantstate|settenantstate|stats|links|eventlist|getexposedvfs)",
+        "runtime:*, runtime:gettenantstate, runtime:settenantstate, runtime:stats, runtime:links, runtime:eventlist, "
+        "runtime:getexposedvfs",
+    ),
     "kv": (
         r"(:\*|:(get|set|delete|find):.+|\[.+\]:(\*|(get|set|delete|find)(:.+)?))",
         "kv:*, kv:get:KEY, kv[SCOPE]:*, kv[SCOPE]:get, kv[SCOPE]:get:KEY; for get also set, delete, find",

@@ -67,7 +67,9 @@ class MetaSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         ),
     ] = ""
     proxy: Annotated[str, _url("Address that takes the place of https://discord.com for REST requests.")] = ""
-    support_server_invite: Annotated[str, _text("Invite that error messages show.", later=True)] = ""
+    support_server_invite: Annotated[
+        str, _text("Invite to the bot's support server, for templates (`ctx.Runtime:links`).")
+    ] = ""
     sandwich_http_api: Annotated[str, _url("Sandwich gateway proxy. Empty: own gateway shards.", later=True)] = ""
     default_error_channel: Annotated[
         int, _id("Channel for errors of templates that name none. 0: none.", later=True)
@@ -75,9 +77,9 @@ class MetaSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 
 class Sites(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    api: Annotated[str, _url("Public address of this API.", later=True)] = ""
-    frontend: Annotated[str, _url("Public address of the website.", later=True)] = ""
-    docs: Annotated[str, _url("Public address of the documentation.", later=True)] = ""
+    api: Annotated[str, _url("Public address of this API, for templates (`ctx.Runtime:links`).")] = ""
+    frontend: Annotated[str, _url("Public address of the website, for templates.")] = ""
+    docs: Annotated[str, _url("Public address of the documentation, for templates.")] = ""
 
 
 class Servers(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -160,6 +162,16 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             "Everything that pytw keeps on disk: embedded database, objects, control socket.", r"^.*\S.*$", "a folder"
         ),
     ] = msgspec.field(default_factory=default_data_dir)
+
+    @property
+    def links(self) -> dict[str, str]:
+        """The addresses that templates are told; empty where none is set."""
+        return {
+            "support_server": self.meta.support_server_invite,
+            "api_url": self.sites.api,
+            "frontend_url": self.sites.frontend,
+            "docs_url": self.sites.docs,
+        }
 
     def dev_mode(self, *, dev: bool) -> bool:
         """Whether the mock Discord and the open test routes exist: *dev* (the flag) or no Discord credentials at all.

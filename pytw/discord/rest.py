@@ -119,12 +119,22 @@ class DiscordRest:
         """
         return await self.call(routes.call_of(method.upper(), path), json=json, reason=reason)
 
+    async def request_raw(self, method: str, path: str, *, json: Any = None, reason: str | None = None) -> bytes:
+        """As `request`, with the answer's body as Discord sent it: JSON, or empty. Nothing here reads it."""
+        return await self.call_raw(routes.call_of(method.upper(), path), json=json, reason=reason)
+
     # ---- how it is done
 
     async def call(
         self, call: Call, *, json: Any = None, query: Mapping[str, str] | None = None, reason: str | None = None
     ) -> Any:
-        """Make *call*, waiting for its rate limit and trying again where that is safe.
+        """As `call_raw`, with the body decoded."""
+        return _decoded(await self.call_raw(call, json=json, query=query, reason=reason))
+
+    async def call_raw(
+        self, call: Call, *, json: Any = None, query: Mapping[str, str] | None = None, reason: str | None = None
+    ) -> bytes:
+        """Make *call*, waiting for its rate limit and trying again where that is safe. Answers the body.
 
         What reached Discord and had no answer is tried again only if doing it twice is the same as once.
         """
@@ -156,7 +166,7 @@ class DiscordRest:
                     continue
                 break
             if 200 <= status < 300:
-                return _decoded(body)
+                return body
             if status == 429:
                 problem = self._rate_limited(call, bucket, answer_headers, body, until)
                 pause = False

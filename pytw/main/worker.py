@@ -70,6 +70,7 @@ def run_by_hand(config: Config, options: ServeOptions) -> int:
         mesophyll=options.mesophyll,
         vm_threads=options.threads_worker,
         limits=config.limits,
+        links=config.links,
         compat_ratelimits=config.templates.compat_ratelimits,
         builtins_dir=options.builtins_dir,
         log_level=config.log.level,

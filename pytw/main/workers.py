@@ -91,6 +91,7 @@ class Workers:
             mesophyll=self._server.address if process and self._server is not None else "",
             vm_threads=around.options.threads_worker,
             limits=around.config.limits,
+            links=around.config.links,
             compat_ratelimits=around.config.templates.compat_ratelimits,
             discord=around.upstream.spec(around.topology.shards),
             builtins_dir=around.options.builtins_dir,

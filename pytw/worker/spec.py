@@ -37,6 +37,8 @@ class WorkerSpec(Struct, frozen=True, kw_only=True):
     mesophyll: str = ""
     vm_threads: int = 3
     limits: Limits = Limits()
+    #: What ``ctx.Runtime:links`` tells.
+    links: dict[str, str] = {}
     #: Rate limits of host calls as the reference has them.
     compat_ratelimits: bool = False
     #: None: no gateway.

@@ -20,6 +20,7 @@ from pytw.types import LOOP_EVENTS, CreateEvent, Outcome, WorkerDb
 from pytw.worker.background import IN_FLIGHT_MAX, Background
 from pytw.worker.cache import WorkerCacheData
 from pytw.worker.context import RateLimits, VMContext
+from pytw.worker.context.botstats import BotStats
 from pytw.worker.context.discord import Discord, Rest
 from pytw.worker.context.kv import Kv
 from pytw.worker.context.runtime import Runtime
@@ -93,11 +94,12 @@ class Worker:
         )
         self.loads = ProgramLoads(self.db, self.vms, self.state, self.cache, spec.limits)
         self.dispatch = WorkerDispatch(self.vms, self.state, self.loads, spec.limits, worker_id=self.id)
+        runtime = Runtime(self.db, self.loads.refresh, BotStats(rest, self._guilds), spec.links)
         self.context = VMContext(
             self.vms,
             self._caps_of,
             RateLimits(compat=spec.compat_ratelimits),
-            Kv(self.db).operations() | Discord(rest).operations() | Runtime(self.db, self.loads.refresh).operations(),
+            Kv(self.db).operations() | Discord(rest).operations() | runtime.operations(),
         )
         self.repeats = Repeats(template_log)
         self.background = Background(self.dispatch)
@@ -145,6 +147,9 @@ class Worker:
 
     async def _tell(self, tenant: int, payload: bytes) -> None:
         await self.background.run(tenant, CreateEvent(STARTUP_EVENT, payload))
+
+    def _guilds(self) -> int:
+        return len(self.state)
 
     async def _caps_of(self, tenant: int, template: str) -> frozenset[str]:
         await self.loads.ensure(tenant)

@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 import pytest
 
-from pytw.api.eventnames import DISCORD_EVENTS
+from pytw.eventnames import DISCORD_EVENTS
 from pytw.limits import API_BODY_BYTES_MAX
 from pytw.types import USER_BIT, DispatchResult, Outcome
 from tests.api.conftest import Api

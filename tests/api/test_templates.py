@@ -164,8 +164,8 @@ async def test_host_capabilities_that_no_call_asks_for_are_warned_of(api: Api) -
 def test_the_listed_capabilities_are_those_of_the_host_calls() -> None:
     from pytw.worker.context import discord, kv, runtime
 
-    rooms: list[Any] = [discord.Discord(None), kv.Kv(None), runtime.Runtime(None, None)]  # type: ignore[arg-type]
-    calls = {name for room in rooms for name in room.handlers()} - {"kv.getrecord"}
+    rooms: list[Any] = [discord.Discord(None), kv.Kv(None), runtime.Runtime(None, None, None, {})]  # type: ignore[arg-type]
+    calls = {name for room in rooms for name in room.operations()} - {"kv.getrecord"}
     words = {"kv": "kv:{}:key", "discord": "discord:{}", "runtime": "runtime:{}"}
     asked = [words[name.split(".")[0]].format(name.split(".")[1]) for name in calls]
     assert capability_warnings(asked) == []

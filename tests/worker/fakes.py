@@ -10,11 +10,15 @@ from datetime import UTC, datetime
 from typing import Any
 
 import msgpack
+import orjson
 
 from pytw.errors import NotFound, StorageUnavailable
 from pytw.types import DEFAULT_EVENTS, KvRecord, TemplateSource, TenantGate, TenantState
+from pytw.worker.context.call import HostCall
+from pytw.worker.context.operation import Operation
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
+GUILD = 5 << 22
 
 
 class MemoryDb:
@@ -119,9 +123,18 @@ class MemoryDiscord:
         self.channels = channels or {}
         self.sent: list[tuple[int, dict[str, Any]]] = []
         self.requests: list[tuple[str, str]] = []
+        #: Takes the place of every raw answer.
+        self.raw: bytes | None = None
+        self.failure: Exception | None = None
 
     async def request(self, method: str, path: str, *, json: Any = None, reason: str | None = None) -> Any:
         self.requests.append((method, path))
+        if self.failure is not None:
+            raise self.failure
+        if path == "/applications/@me":
+            return {"id": "9", "approximate_guild_count": 7, "approximate_user_install_count": 3}
+        if path == "/users/@me":
+            return {"id": "9", "bot": True}
         parts = path.partition("?")[0].strip("/").split("/")
         if method == "GET" and parts[0] == "guilds":
             return {"id": parts[1], "name": "a guild"}
@@ -132,6 +145,10 @@ class MemoryDiscord:
             return {"id": parts[1], "guild_id": str(self.channels[channel])}
         self.sent.append((channel, json))
         return {"id": "1", "channel_id": parts[1], "content": json.get("content")}
+
+    async def request_raw(self, method: str, path: str, *, json: Any = None, reason: str | None = None) -> bytes:
+        answer = await self.request(method, path, json=json, reason=reason)
+        return orjson.dumps(answer) if self.raw is None else self.raw
 
 
 def template(
@@ -162,3 +179,16 @@ async def until(condition: Callable[[], Any], what: str) -> None:
                 await asyncio.sleep(0.005)
     except TimeoutError:
         raise AssertionError(f"waited in vain for {what}") from None
+
+
+def call(name: str, *args: object, caps: tuple[str, ...] = ("*",), tenant: int = GUILD) -> HostCall:
+    made = HostCall(tenant, msgpack.packb([1, "t", name, None, list(args)]))
+    made.caps = frozenset(caps)
+    return made
+
+
+async def results(operations: dict[str, Operation], made: HostCall) -> list:
+    """What the boundary does, in the same order."""
+    operation = operations[made.name]
+    operation.admit(made)
+    return msgpack.unpackb(await operation.handler(made), timestamp=3)

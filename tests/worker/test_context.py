@@ -4,30 +4,13 @@ import msgpack
 import pytest
 
 from pytw.errors import Forbidden, LimitExceeded, NotFound, PytwError, RequestError
-from pytw.limits import KV_FIND_ROWS_MAX, KV_KEY_BYTES_MAX, KV_SCOPES_MAX, KV_VALUE_BYTES_MAX, TENANT_EVENTS_MAX
+from pytw.limits import KV_FIND_ROWS_MAX, KV_KEY_BYTES_MAX, KV_SCOPES_MAX, KV_VALUE_BYTES_MAX
 from pytw.types import USER_BIT
-from pytw.worker.context.call import HostCall, plain
+from pytw.worker.context.call import plain
 from pytw.worker.context.discord import Discord, checked_message, snowflake
 from pytw.worker.context.kv import Kv
-from pytw.worker.context.operation import Operation
-from pytw.worker.context.runtime import Runtime
 
-from .fakes import MemoryDb, MemoryDiscord
-
-GUILD = 5 << 22
-
-
-def call(name: str, *args: object, caps: tuple[str, ...] = ("*",), tenant: int = GUILD) -> HostCall:
-    made = HostCall(tenant, msgpack.packb([1, "t", name, None, list(args)]))
-    made.caps = frozenset(caps)
-    return made
-
-
-async def results(operations: dict[str, Operation], made: HostCall) -> list:
-    """What the boundary does, in the same order."""
-    operation = operations[made.name]
-    operation.admit(made)
-    return msgpack.unpackb(await operation.handler(made), timestamp=3)
+from .fakes import GUILD, MemoryDb, MemoryDiscord, call, results
 
 
 def test_arguments_stay_the_bytes_they_came_as():
@@ -208,44 +191,3 @@ class TestDiscord:
     def test_bad_messages_are_refused_before_discord_hears_of_them(self, data: dict):
         with pytest.raises(RequestError):
             checked_message(data)
-
-
-class TestRuntime:
-    async def test_state_is_written_and_the_gate_told_before_the_answer(self):
-        db, told = MemoryDb(), []
-
-        async def changed(tenant: int) -> None:
-            told.append((tenant, db.states[tenant].events))
-
-        operations = Runtime(db, changed).operations()
-        await results(operations, call("runtime.settenantstate", {"events": ["X"], "data": {"n": 1}}))
-        assert told == [(GUILD, {"X"})]
-        assert await results(operations, call("runtime.gettenantstate")) == [
-            {"events": ["X"], "banned": False, "data": {"n": 1}}
-        ]
-
-    @pytest.mark.parametrize(
-        "state",
-        [
-            None,
-            {"events": ["X"]},
-            {"events": "X", "data": {}},
-            {"events": [1], "data": {}},
-            {"events": ["X"] * (TENANT_EVENTS_MAX + 1), "data": {}},
-            {"events": [], "data": 1},
-            {"events": [], "data": {"f": msgpack.ExtType(2, b"")}},
-        ],
-    )
-    async def test_bad_states_are_refused_and_change_nothing(self, state: object):
-        db = MemoryDb()
-
-        async def changed(tenant: int) -> None:
-            raise AssertionError
-
-        with pytest.raises(PytwError):
-            await results(Runtime(db, changed).operations(), call("runtime.settenantstate", state))
-        assert db.states == {}
-
-    async def test_capability_is_needed(self):
-        with pytest.raises(Forbidden, match="runtime operation `gettenantstate` not allowed"):
-            await results(Runtime(MemoryDb(), None).operations(), call("runtime.gettenantstate", caps=("kv:*",)))

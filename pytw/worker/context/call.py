@@ -6,16 +6,20 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgpack
+import orjson
 
 from pytw import values
 from pytw.errors import Forbidden, LimitExceeded, RequestError
 from pytw.limits import TENANT_DATA_BYTES_MAX, VALUE_BYTES_MAX
+from pytw.worker.context.answers import JSON
 
 ARGUMENTS_MAX = 16
 PLAIN_BYTES_MAX = TENANT_DATA_BYTES_MAX
 
 
-def _no_extension(code: int, _data: bytes) -> Any:
+def _extension(code: int, data: bytes) -> Any:
+    if code == JSON:
+        return orjson.loads(data)
     if code == values.RAW_TEXT:
         raise RequestError("a string is not UTF-8 text, and only that can be used here")
     raise RequestError("only plain values are allowed here: nil, boolean, number, string, table")
@@ -31,7 +35,7 @@ def plain(value: bytes) -> Any:
     if len(value) > PLAIN_BYTES_MAX:
         raise LimitExceeded(f"the argument is longer than {PLAIN_BYTES_MAX} bytes")
     try:
-        found = msgpack.unpackb(value, strict_map_key=False, ext_hook=_no_extension)
+        found = msgpack.unpackb(value, strict_map_key=False, ext_hook=_extension)
     except (ValueError, TypeError, msgpack.UnpackException) as error:
         raise RequestError(f"the argument cannot be read: {error}") from error
     _check_plain(found)

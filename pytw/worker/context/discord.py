@@ -28,6 +28,8 @@ class Rest(Protocol):
     """What this asks of Discord's REST client."""
 
     async def request(self, method: str, path: str, *, json: Any = None, reason: str | None = None) -> Any: ...
+    async def request_raw(self, method: str, path: str, *, json: Any = None, reason: str | None = None) -> bytes:
+        """The answer's body as it came."""
 
 
 def snowflake(value: Any, what: str) -> int:

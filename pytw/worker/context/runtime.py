@@ -1,51 +1,96 @@
-"""``ctx.Runtime``: the tenant's own state. Source: reference `RuntimeExecutor` (spec luau-api 4.5)."""
+"""``ctx.Runtime``: the tenant's own state, and what is known of the bot. Source: reference `RuntimeExecutor` (spec luau-api 4.5)."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
 
 import msgpack
 
 from pytw.errors import LimitExceeded, RequestError
-from pytw.limits import TENANT_EVENTS_MAX
+from pytw.eventnames import EVENT_LIST
+from pytw.limits import TENANT_EVENT_BYTES_MAX, TENANT_EVENTS_MAX
 from pytw.types import TenantState, WorkerDb
+from pytw.worker.context import answers
+from pytw.worker.context.botstats import BotStats
 from pytw.worker.context.call import HostCall
 from pytw.worker.context.operation import Bucket, Handler, Need, Operation
+
+
+def runtime_info(links: Mapping[str, str]) -> bytes:
+    """What an engine answers by itself, since `links` and `eventlist` do not wait: msgpack ``{links, events}``."""
+    return bytes(msgpack.packb({"links": dict(links), "events": list(EVENT_LIST)}))
 
 
 class Runtime:
     """``runtime.*``. *changed* makes the gate see a new state before the call returns."""
 
-    def __init__(self, db: WorkerDb, changed: Callable[[int], Awaitable[None]]) -> None:
+    def __init__(
+        self, db: WorkerDb, changed: Callable[[int], Awaitable[None]], stats: BotStats, links: Mapping[str, str]
+    ) -> None:
         self._db = db
         self._changed = changed
+        self._stats = stats
+        self._links = answers.one(dict(links))
+        self._events = answers.one(list(EVENT_LIST))
 
     def operations(self) -> dict[str, Operation]:
-        return _operations({"gettenantstate": self.gettenantstate, "settenantstate": self.settenantstate})
+        return _operations(
+            {
+                "gettenantstate": self.gettenantstate,
+                "settenantstate": self.settenantstate,
+                "stats": self.stats,
+                "links": self.links,
+                "eventlist": self.eventlist,
+            }
+        )
 
     async def gettenantstate(self, call: HostCall) -> bytes:
         state = await self._db.tenant_state(call.tenant)
-        return bytes(
-            msgpack.packb([{"events": sorted(state.events), "banned": state.banned, "data": dict(state.data)}])
+        return answers.one(
+            {"events": sorted(state.events), "banned": state.banned, "data": answers.json(dict(state.data))}
         )
 
     async def settenantstate(self, call: HostCall) -> bytes:
         wanted = call.table(0, "the state")
-        events = wanted.get("events")
-        if events == {}:
-            events = []
-        if not isinstance(events, list) or not all(isinstance(event, str) for event in events):
-            raise RequestError("events must be an array of strings")
-        if len(events) > TENANT_EVENTS_MAX:
-            raise LimitExceeded(f"events may be at most {TENANT_EVENTS_MAX} long")
-        data = wanted.get("data")
-        if data == []:
-            data = {}
-        if not isinstance(data, dict):
-            raise RequestError("data must be a table")
-        await self._db.set_tenant_state(call.tenant, TenantState(frozenset(events), data))
+        state = TenantState(_events(wanted.get("events")), _data(wanted.get("data")))
+        await self._db.set_tenant_state(call.tenant, state)
         await self._changed(call.tenant)
-        return b"\x90"
+        return answers.NOTHING
+
+    async def stats(self, _call: HostCall) -> bytes:
+        return answers.one(await self._stats.read())
+
+    async def links(self, _call: HostCall) -> bytes:
+        return self._links
+
+    async def eventlist(self, _call: HostCall) -> bytes:
+        return self._events
+
+
+def _events(events: Any) -> frozenset[str]:
+    if events == {}:
+        events = []
+    if not isinstance(events, list) or not all(isinstance(event, str) for event in events):
+        raise RequestError('events must be an array of event names, such as {"MESSAGE", "OnStartup"}, or {} for none')
+    if len(events) > TENANT_EVENTS_MAX:
+        raise LimitExceeded(f"events may be at most {TENANT_EVENTS_MAX} long ({len(events)} given)")
+    for event in events:
+        if not event or not event.isprintable() or len(event.encode()) > TENANT_EVENT_BYTES_MAX:
+            raise RequestError(
+                f"{event[:40]!r} is no event name: 1 to {TENANT_EVENT_BYTES_MAX} bytes of printable text"
+            )
+    return frozenset(events)
+
+
+def _data(data: Any) -> dict[str, Any]:
+    if data is None:
+        raise RequestError("data must be a table: {} for none, or what gettenantstate gave to keep it")
+    if data == []:
+        return {}
+    if not isinstance(data, dict):
+        raise RequestError("data must be a table with text for keys")
+    return data
 
 
 def _operations(actions: dict[str, Handler]) -> dict[str, Operation]:
