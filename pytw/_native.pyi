@@ -49,6 +49,8 @@ class Engine:
         idle_evict_ms: int = ...,
         memory_budget_bytes: int = ...,
         builtins: bytes = ...,
+        patches: bytes = ...,
+        library: bytes = ...,
         builtins_caps: list[str] = ...,
         builtins_events: list[str] = ...,
         debug: bool = False,
@@ -62,6 +64,9 @@ class Engine:
             builtins: msgpack map of path -> source, the template ``$builtins`` that comes first for every tenant, also
                 for one without a program; empty for none. Read once per engine, compiled once per process. A tenant's
                 own template of that name takes its place.
+            patches: files laid over the built-in ones, as a map like theirs: the first layer that has a path wins.
+            library: files laid below those of every template, built-in or not, such as the library's types under
+                ``templating-types/``. Scripts of `submit_script` have the files of the built-in template.
             builtins_caps: its capabilities; all by default.
             builtins_events: the events it listens for; ``["*"]``, the default, is every event.
             memory_budget_bytes: for all VMs of this engine; idle ones are evicted under pressure. 0: no budget.

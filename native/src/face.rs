@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
+use pyo3::exceptions::{PyImportError, PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList};
 
@@ -11,14 +11,16 @@ use crate::blame::Blame;
 use crate::context::EventInfo;
 use crate::handle::Handle;
 use crate::limits::Limits;
-use crate::program::{self, Program, Source, Template};
+use crate::program::{self, Layers, Program, Source, Template};
 use crate::request::{Arrival, What};
+use crate::sandbox;
 use crate::shared::{In, OutKind};
 use crate::watchdog::Watchdog;
 
 #[pyclass(frozen)]
 struct Engine {
     handle: Handle,
+    layers: Arc<Layers>,
     test_hooks: bool,
 }
 
@@ -31,8 +33,8 @@ impl Engine {
     #[pyo3(signature = (*, vm_memory_bytes=20 << 20, cpu_bucket_ms=3_000, cpu_refill_percent=10, unbreakable_ms=50, slice_ms=5,
                         threads_max=2_000, timers_max=1_000, queue_events_max=1_000, host_calls_max=8, log_bytes_per_s=16_384,
                         error_bytes_max=4_096, source_bytes_max=262_144, idle_evict_ms=600_000, memory_budget_bytes=0,
-                        builtins=Vec::new(), builtins_caps=vec!["*".to_string()], builtins_events=vec!["*".to_string()],
-                        debug=false, blame_fd=-1, blame_slot=0, test_hooks=false))]
+                        builtins=Vec::new(), patches=Vec::new(), library=Vec::new(), builtins_caps=vec!["*".to_string()],
+                        builtins_events=vec!["*".to_string()], debug=false, blame_fd=-1, blame_slot=0, test_hooks=false))]
     #[allow(clippy::too_many_arguments)]
     fn new(
         vm_memory_bytes: usize,
@@ -50,6 +52,8 @@ impl Engine {
         idle_evict_ms: u64,
         memory_budget_bytes: usize,
         builtins: Vec<u8>,
+        patches: Vec<u8>,
+        library: Vec<u8>,
         builtins_caps: Vec<String>,
         builtins_events: Vec<String>,
         debug: bool,
@@ -58,6 +62,7 @@ impl Engine {
         test_hooks: bool,
     ) -> PyResult<Self> {
         program::set_source_bytes_max(source_bytes_max);
+        let layers = Arc::new(Layers::parse(&patches, &builtins, &library).map_err(PyValueError::new_err)?);
         let limits = Limits {
             vm_memory_bytes,
             cpu_bucket: Duration::from_millis(cpu_bucket_ms),
@@ -72,18 +77,19 @@ impl Engine {
             error_bytes_max: error_bytes_max.max(64),
             idle_evict: Duration::from_millis(idle_evict_ms),
             memory_budget_bytes,
-            builtins: Template::builtins(&builtins, &builtins_caps, &builtins_events).map_err(PyValueError::new_err)?,
+            builtins: Template::builtins(&layers, &builtins_caps, &builtins_events),
+            layers: layers.clone(),
             debug,
             test_hooks,
         };
         let blame =
             if blame_fd < 0 { None } else { Some(Blame::new(blame_fd, blame_slot).map_err(|e| PyOSError::new_err(e.to_string()))?) };
         let handle = Handle::start(limits, blame).map_err(|e| PyRuntimeError::new_err(e.to_string()))?;
-        Ok(Engine { handle, test_hooks })
+        Ok(Engine { handle, layers, test_hooks })
     }
 
     fn set_program(&self, tenant: u64, program: &[u8]) -> PyResult<()> {
-        let program = Program::parse(program).map_err(PyValueError::new_err)?;
+        let program = Program::parse(program, &self.layers).map_err(PyValueError::new_err)?;
         self.send(In::Program { tenant, program })
     }
 
@@ -120,12 +126,12 @@ impl Engine {
         timeout_ms: u64,
     ) -> PyResult<()> {
         let event = EventInfo { request, name: event_name.into(), payload: payload.into(), author: None, redelivered: false };
-        self.submit(tenant, What::Script(Source::shared(source)), Some(Template::script(chunk_name)), event, timeout_ms)
+        self.submit(tenant, What::Script(Source::shared(source)), Some(Template::script(chunk_name, &self.layers)), event, timeout_ms)
     }
 
     #[pyo3(signature = (tenant, request, template, timeout_ms=5_000))]
     fn submit_check(&self, tenant: u64, request: u64, template: &[u8], timeout_ms: u64) -> PyResult<()> {
-        let template = Template::parse(template).map_err(PyValueError::new_err)?;
+        let template = Template::parse(template, &self.layers).map_err(PyValueError::new_err)?;
         let event = EventInfo { request, name: "".into(), payload: Box::default(), author: None, redelivered: false };
         self.submit(tenant, What::Check, Some(template), event, timeout_ms)
     }
@@ -220,6 +226,7 @@ fn watchdog(master_pidfd: i32, deaf_ms: u64, exit_on_deaf: bool) -> PyResult<()>
 }
 
 pub fn init_pymodule(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    sandbox::set_flags().map_err(PyImportError::new_err)?;
     module.add_class::<Engine>()?;
     module.add_function(wrap_pyfunction!(compile_check, module)?)?;
     module.add_function(wrap_pyfunction!(watchdog, module)?)?;

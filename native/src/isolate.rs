@@ -8,17 +8,18 @@ use std::cell::{Cell, RefCell};
 use std::ffi::{CStr, c_int, c_void};
 use std::ptr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock};
 
 use mlua::ffi::{self, lua_State};
 use rustc_hash::FxHashMap;
 
+use crate::chunk::{self, Style, chunk_name, push_chunk};
 use crate::context::{self, EventInfo};
 use crate::event;
 use crate::json::push_str;
-use crate::modules::{self, chunk_name, push_chunk, push_native};
-use crate::program::{self, Source, SyntaxError, Template};
+use crate::modules;
+use crate::program::{Source, Template};
 
 /// Userdata tags of this crate start here; mlua and others stay below.
 pub const TAG_ISOLATE: c_int = 20;
@@ -40,13 +41,13 @@ pub mod slot {
     pub const RUNTIME: c_int = 10;
     /// The event tables of the last `ctx` objects, by their number; weak.
     pub const EVENTS: c_int = 11;
-    pub const LAST: c_int = EVENTS;
+    /// The modules that run with these globals, by the id of their require function and their path.
+    pub const MODULES: c_int = 12;
+    pub const LAST: c_int = MODULES;
 }
 
 /// Chunk name of the Luau code that belongs to the engine: its frames are not shown.
 pub const BOOT_NAME: &CStr = c"=[boot]";
-static BOOT: LazyLock<Result<Box<[u8]>, SyntaxError>> = LazyLock::new(|| program::compile(include_bytes!("boot.luau")));
-const BOOT_KEY: &CStr = c"pytw.boot";
 
 /// How many events of an isolate are found again from their `ctx`.
 pub const RING: u64 = 32;
@@ -138,6 +139,20 @@ pub unsafe fn current<'a>(state: *mut lua_State) -> Option<&'a Core> {
     }
 }
 
+/// Pushes the record behind the globals at `index`: an isolate's or a proxy's. Pushes nothing and gives false for other
+/// tables: a script may give its own whatever metatable it likes, but has no isolate to put into it.
+pub unsafe fn push_record(state: *mut lua_State, index: c_int) -> bool {
+    unsafe {
+        if ffi::lua_getmetatable(state, index) == 0 {
+            return false;
+        }
+        ffi::lua_rawgeti_(state, -1, slot::ISOLATE);
+        let genuine = core_at(state, -1).is_some();
+        ffi::lua_settop(state, if genuine { -2 } else { -3 });
+        genuine
+    }
+}
+
 pub unsafe fn core_at<'a>(state: *mut lua_State, index: c_int) -> Option<&'a Core> {
     unsafe {
         let data = ffi::lua_touserdatatagged(state, index, TAG_ISOLATE) as *const *const Core;
@@ -160,21 +175,10 @@ pub unsafe fn push_slot(state: *mut lua_State, place: c_int) {
 pub unsafe fn install(state: *mut lua_State) {
     unsafe {
         ffi::lua_setuserdatadtor(state, TAG_ISOLATE, Some(drop_core));
+        chunk::install(state);
+        modules::install(state);
         context::install(state);
     }
-}
-
-/// Loads the boot code; after the globals are sealed, so that it sees them as scripts do.
-pub unsafe fn prepare(state: *mut lua_State) -> Result<(), String> {
-    let bytecode = BOOT.as_ref().map_err(|e| format!("boot.luau:{}: {}", e.line, e.text))?;
-    unsafe {
-        if ffi::luau_load(state, BOOT_NAME.as_ptr(), bytecode.as_ptr().cast(), bytecode.len(), 0) != 0 {
-            ffi::lua_error(state);
-        }
-        ffi::lua_call(state, 0, 1);
-        ffi::lua_setfield(state, ffi::LUA_REGISTRYINDEX, BOOT_KEY.as_ptr());
-    }
-    Ok(())
 }
 
 /// The owner's hold on an isolate.
@@ -190,9 +194,9 @@ impl Isolate {
         unsafe {
             ffi::lua_rawcheckstack(state, 16);
             let top = ffi::lua_gettop(state);
-            ffi::lua_createtable(state, 0, 8);
+            ffi::lua_createtable(state, 0, 2);
             let globals = top + 1;
-            let core = push_record(state, globals, template);
+            let core = make_record(state, globals, template);
             let record = top + 2;
             // Only now: the record is complete enough to be read.
             ffi::lua_pushvalue(state, record);
@@ -200,18 +204,7 @@ impl Isolate {
             ffi::lua_setsafeenv(state, globals, 1);
             ffi::lua_pushvalue(state, globals);
             ffi::lua_rawsetfield(state, globals, c"_G".as_ptr());
-            push_native(state, record, globals, modules::loadstring, c"loadstring");
-            ffi::lua_rawsetfield(state, globals, c"loadstring".as_ptr());
-            ffi::lua_getfield(state, ffi::LUA_REGISTRYINDEX, BOOT_KEY.as_ptr());
-            push_native(state, record, globals, modules::library, c"library");
-            push_native(state, record, globals, modules::resolve, c"resolve");
-            push_native(state, record, globals, modules::load, c"load");
-            push_native(state, record, globals, modules::entry_path, c"entry_path");
-            push_native(state, record, globals, modules::keep, c"keep");
-            push_native(state, record, globals, modules::ended, c"ended");
-            push_native(state, record, globals, modules::await_thread, c"await");
-            push_native(state, record, globals, modules::tell, c"tell");
-            ffi::lua_call(state, 8, 3);
+            modules::push_isolate(state, template.files.clone(), globals);
             ffi::lua_rawseti_(state, record, slot::LOAD_ENTRY);
             ffi::lua_rawseti_(state, record, slot::RUN);
             ffi::lua_rawsetfield(state, globals, c"require".as_ptr());
@@ -264,8 +257,8 @@ impl Isolate {
         unsafe {
             let top = ffi::lua_gettop(state);
             self.enter(state, co);
-            let name = chunk_name(b'=', self.core.template.name.as_bytes());
-            let done = push_chunk(state, &name, source.bytecode(), ffi::lua_gettop(state));
+            let name = chunk_name(&[b"=", self.core.template.name.as_bytes()].concat());
+            let done = push_chunk(state, &name, source.bytecode(), ffi::lua_gettop(state), Style::Luau);
             drop(name);
             if !done {
                 ffi::lua_error(state);
@@ -293,7 +286,7 @@ impl Isolate {
 }
 
 /// Pushes the record of an isolate, which becomes the metatable of its globals.
-unsafe fn push_record(state: *mut lua_State, globals: c_int, template: &Arc<Template>) -> Rc<Core> {
+unsafe fn make_record(state: *mut lua_State, globals: c_int, template: &Arc<Template>) -> Rc<Core> {
     unsafe {
         ffi::lua_createtable(state, slot::LAST, 4);
         let record = globals + 1;
@@ -378,6 +371,7 @@ pub unsafe fn traceback(co: *mut lua_State, template: &str, out: &mut String) {
     // SAFETY: by the caller.
     unsafe {
         frames(co, 0, |depth, file, line, name| {
+            let file = chunk::plain(file);
             match depth.cmp(&FRAMES_SHOWN) {
                 std::cmp::Ordering::Less => {
                     let _ = write!(out, "\n\ttemplate '{template}' {file}:{line}");

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::program::Template;
+use crate::program::{Layers, Template};
 
 /// The options of one engine; `_native.pyi` says what each means.
 pub struct Limits {
@@ -20,6 +20,7 @@ pub struct Limits {
     pub error_bytes_max: usize,
     pub idle_evict: Duration,
     pub memory_budget_bytes: usize,
+    pub layers: Arc<Layers>,
     pub builtins: Option<Arc<Template>>,
     pub debug: bool,
     pub test_hooks: bool,

@@ -1,7 +1,7 @@
 //! What a tenant runs: templates with their files. Equal sources are one object in the whole process, compiled once.
 
 use std::hash::{BuildHasher, RandomState};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError, Weak};
 
 use mlua::ffi;
@@ -9,6 +9,7 @@ use rustc_hash::FxHashMap;
 
 use crate::limits;
 use crate::msgpack::Reader;
+use crate::vfs::{Layer, Vfs};
 
 /// The name of the template that comes first for every tenant.
 pub const BUILTINS: &str = "$builtins";
@@ -36,11 +37,19 @@ pub struct SyntaxError {
 
 /// The text of one file and, once somebody has needed it, its bytecode.
 pub struct Source {
+    /// Unique in the process: equal ids are equal texts, and an id does not come back.
+    pub id: u64,
     text: Box<[u8]>,
     bytecode: OnceLock<Result<Box<[u8]>, SyntaxError>>,
 }
 
+static NEXT_SOURCE: AtomicU64 = AtomicU64::new(1);
+
 impl Source {
+    pub fn text(&self) -> &[u8] {
+        &self.text
+    }
+
     pub fn bytecode(&self) -> &Result<Box<[u8]>, SyntaxError> {
         self.bytecode.get_or_init(|| compile(&self.text))
     }
@@ -75,7 +84,7 @@ impl Pool {
         if let Some(found) = same.iter().filter_map(Weak::upgrade).find(|source| *source.text == *text) {
             return found;
         }
-        let source = Arc::new(Source { text: text.into(), bytecode: OnceLock::new() });
+        let source = Arc::new(Source { id: NEXT_SOURCE.fetch_add(1, Ordering::Relaxed), text: text.into(), bytecode: OnceLock::new() });
         same.push(Arc::downgrade(&source));
         source
     }
@@ -103,12 +112,36 @@ pub fn compile(text: &[u8]) -> Result<Box<[u8]>, SyntaxError> {
     Err(SyntaxError { line: line.parse().unwrap_or(1), text: cause.trim().to_string(), limit: None })
 }
 
+/// The layers of files that an engine's tenants have in common.
+pub struct Layers {
+    pub patches: Arc<Layer>,
+    pub builtins: Arc<Layer>,
+    /// The library's types: below the files of every template.
+    pub library: Arc<Layer>,
+    /// All three: the files of the built-in template, and of scripts without files of their own.
+    pub root: Arc<Vfs>,
+}
+
+impl Layers {
+    /// Each a msgpack map of path -> source, or no bytes for no files.
+    pub fn parse(patches: &[u8], builtins: &[u8], library: &[u8]) -> Result<Layers, String> {
+        let (patches, builtins, library) = (Layer::parse(patches)?, Layer::parse(builtins)?, Layer::parse(library)?);
+        let root = Vfs::new([patches.clone(), builtins.clone(), library.clone()])?;
+        Ok(Layers { patches, builtins, library, root })
+    }
+
+    /// The files of a template of a tenant's own.
+    pub fn over(&self, files: Arc<Layer>) -> Result<Arc<Vfs>, String> {
+        Vfs::new([files, self.library.clone()])
+    }
+}
+
 /// One template of a tenant, ready to be given an isolate in any VM.
 pub struct Template {
     pub name: Box<str>,
     /// Module path of the entry, such as `init`.
     pub entry: Box<str>,
-    pub files: FxHashMap<Box<str>, Arc<Source>>,
+    pub files: Arc<Vfs>,
     events: Box<[Box<str>]>,
     pub caps: Box<[Box<str>]>,
 }
@@ -124,55 +157,41 @@ impl Template {
         self.caps.iter().any(|held| held.as_bytes() == cap || &**held == "*")
     }
 
-    /// The template without files that a script of `submit_script` runs as; named like its chunk, with every capability.
-    pub fn script(chunk_name: &str) -> Arc<Template> {
+    /// The template that a script of `submit_script` runs as; named like its chunk, with every capability.
+    pub fn script(chunk_name: &str, layers: &Layers) -> Arc<Template> {
         let all = || Box::from([Box::from("*")]);
-        Arc::new(Template { name: chunk_name.into(), entry: "init".into(), files: FxHashMap::default(), events: all(), caps: all() })
+        Arc::new(Template { name: chunk_name.into(), entry: "init".into(), files: layers.root.clone(), events: all(), caps: all() })
     }
 
-    /// The built-in tree: a msgpack map of path -> source. None if it is empty or listens for nothing.
-    pub fn builtins(files: &[u8], caps: &[String], events: &[String]) -> Result<Option<Arc<Template>>, String> {
-        if files.is_empty() || events.is_empty() {
-            return Ok(None);
-        }
-        let files = read_files(&mut Reader::new(files))?;
-        if files.is_empty() {
-            return Ok(None);
+    /// The built-in template. None if there is no built-in tree or it listens for nothing.
+    pub fn builtins(layers: &Layers, caps: &[String], events: &[String]) -> Option<Arc<Template>> {
+        if layers.builtins.is_empty() || events.is_empty() {
+            return None;
         }
         let boxed = |texts: &[String]| texts.iter().map(|text| text.as_str().into()).collect();
         let (events, caps) = (boxed(events), boxed(caps));
-        Ok(Some(Arc::new(Template { name: BUILTINS.into(), entry: "init".into(), files, events, caps })))
+        Some(Arc::new(Template { name: BUILTINS.into(), entry: "init".into(), files: layers.root.clone(), events, caps }))
     }
 
     /// One item of `Program::parse`'s list.
-    pub fn parse(bytes: &[u8]) -> Result<Arc<Template>, String> {
+    pub fn parse(bytes: &[u8], layers: &Layers) -> Result<Arc<Template>, String> {
         let mut reader = Reader::new(bytes);
-        let template = Template::read(&mut reader)?;
+        let template = Template::read(&mut reader, layers)?;
         if reader.is_empty() { Ok(Arc::new(template)) } else { Err("bytes follow the template".into()) }
     }
 
-    fn read(reader: &mut Reader) -> Result<Template, String> {
+    fn read(reader: &mut Reader, layers: &Layers) -> Result<Template, String> {
         if reader.array()? != 5 {
             return Err("a template is a list of five items".into());
         }
         let name: Box<str> = reader.text()?.into();
         let entry = reader.text()?;
         let entry = entry.strip_suffix(".luau").or_else(|| entry.strip_suffix(".lua")).unwrap_or(entry).into();
-        let files = read_files(reader)?;
+        let files = layers.over(Layer::read(reader)?)?;
         let events = read_texts(reader)?;
         let caps = read_texts(reader)?;
         Ok(Template { name, entry, files, events, caps })
     }
-}
-
-fn read_files(reader: &mut Reader) -> Result<FxHashMap<Box<str>, Arc<Source>>, String> {
-    let n = reader.map()?;
-    let mut files = FxHashMap::default();
-    for _ in 0..n {
-        let path = reader.text()?.trim_start_matches('/').into();
-        files.insert(path, Source::shared(reader.bytes()?));
-    }
-    Ok(files)
 }
 
 fn read_texts(reader: &mut Reader) -> Result<Box<[Box<str>]>, String> {
@@ -189,10 +208,10 @@ pub struct Program {
 
 impl Program {
     /// Reads the msgpack list of `[name, entry, {path: source}, [event, ...], [capability, ...]]`.
-    pub fn parse(bytes: &[u8]) -> Result<Arc<Program>, String> {
+    pub fn parse(bytes: &[u8], layers: &Layers) -> Result<Arc<Program>, String> {
         let mut reader = Reader::new(bytes);
         let n = reader.array()?;
-        let templates: Vec<_> = (0..n).map(|_| Template::read(&mut reader).map(Arc::new)).collect::<Result<_, _>>()?;
+        let templates: Vec<_> = (0..n).map(|_| Template::read(&mut reader, layers).map(Arc::new)).collect::<Result<_, _>>()?;
         let replaces_builtins = templates.iter().any(|template| &*template.name == BUILTINS);
         if !reader.is_empty() {
             return Err("bytes follow the program".into());

@@ -1,108 +1,264 @@
-//! Which file a `require` means: the path rules of Luau's modules over one template's files. No I/O, no Luau.
+//! Which file a `require` means: Luau's rules of navigation over one template's files. No I/O, no Luau.
+//!
+//! A module's path is its file's without the suffix; a folder stands for its `init`. The root's `init` is the root
+//! itself, and both `./x` and `@self/x` are `x` there.
 
-use crate::program::Template;
+use std::sync::Arc;
+
+use crate::luaurc::Aliases;
+use crate::program::Source;
+use crate::vfs::Vfs;
+
+/// Bytes of a path as a script writes it, and components of the module that it means.
+pub const PATH_BYTES_MAX: usize = 512;
+pub const DEPTH_MAX: usize = 32;
+/// Aliases that stand for each other, and components that are followed for one `require` altogether.
+const ALIASES_MAX: usize = 8;
+const STEPS_MAX: usize = 512;
 
 const SUFFIXES: [&str; 2] = [".luau", ".lua"];
+const NO_MODULE: &str = "no module present at resolved path";
 
-/// A file's path as it stands in the template, or the cause why none was found.
-pub type Found = Result<String, String>;
+/// A file's path, without a leading slash, and the file.
+pub struct Module<'v> {
+    pub path: String,
+    pub source: &'v Arc<Source>,
+}
 
-/// The file of the template's entry module.
-pub fn entry(template: &Template) -> Found {
-    file(template, &template.entry).map_err(|cause| format!("the template's entry \"{}\" {cause}", template.entry))
+/// What a path means, or why it means nothing.
+pub type Found<'v> = Result<Module<'v>, String>;
+
+/// The file of the entry module at `entry`, such as `init`.
+pub fn entry<'v>(vfs: &'v Vfs, entry: &str) -> Found<'v> {
+    match files_at(vfs, entry) {
+        At::One(module) => Ok(module),
+        At::Many(paths) => Err(format!("the template's entry \"{entry}\" is ambiguous: {}", paths.join(", "))),
+        At::Folder | At::Nothing => Err(format!("the template's entry \"{entry}\" {NO_MODULE}")),
+    }
 }
 
 /// The file that `path` means in the file `requirer` (no leading slash; empty for code without a file).
-pub fn resolve(template: &Template, requirer: &str, path: &str) -> Found {
-    find(template, requirer, &path.replace('\\', "/")).map_err(|cause| format!("error requiring module \"{path}\": {cause}"))
+pub fn resolve<'v>(vfs: &'v Vfs, requirer: &str, path: &str) -> Found<'v> {
+    let refused = |cause: String| format!("error requiring module \"{}\": {cause}", shown(path));
+    if path.len() > PATH_BYTES_MAX {
+        return Err(refused(format!("the path is longer than {PATH_BYTES_MAX} bytes")));
+    }
+    let mut walk = Walk { vfs, at: String::new(), depth: 0, steps: 0 };
+    walk.go(requirer, &path.replace('\\', "/")).and_then(|()| walk.module()).map_err(refused)
 }
 
-fn find(template: &Template, requirer: &str, path: &str) -> Found {
-    let (mut at, rest) = start(requirer, path)?;
-    for part in rest.split('/') {
-        match part {
-            "" | "." => {}
-            ".." => at = parent(&at)?,
-            _ => {
-                if !at.is_empty() {
-                    at.push('/');
-                }
-                at.push_str(part);
-                if !exists(template, &at) {
-                    return Err(format!("could not resolve child component \"{part}\""));
-                }
+/// A path as an error shows it.
+fn shown(path: &str) -> &str {
+    match path.char_indices().nth(PATH_BYTES_MAX) {
+        Some((end, _)) => &path[..end],
+        None => path,
+    }
+}
+
+/// What lies at a module path.
+enum At<'v> {
+    Nothing,
+    /// A folder without an `init`.
+    Folder,
+    One(Module<'v>),
+    Many(Vec<String>),
+}
+
+fn files_at<'v>(vfs: &'v Vfs, at: &str) -> At<'v> {
+    let mut found: Vec<Module> = Vec::new();
+    let mut look = |stem: &str| {
+        for suffix in SUFFIXES {
+            let path = format!("{stem}{suffix}");
+            if let Some(source) = vfs.source(&path) {
+                found.push(Module { path, source });
             }
         }
+    };
+    if at.is_empty() {
+        look("init");
+    } else {
+        // A folder's `init` is reached by the folder's name only.
+        if !at.ends_with("/init") {
+            look(at);
+        }
+        look(&format!("{at}/init"));
     }
-    file(template, &at)
+    match found.len() {
+        0 if vfs.has_folder(at) => At::Folder,
+        0 => At::Nothing,
+        1 => At::One(found.remove(0)),
+        _ => At::Many(found.into_iter().map(|module| module.path).collect()),
+    }
 }
 
-/// Where the path starts, as a module or directory path, and what is left of it.
-fn start<'a>(requirer: &str, path: &'a str) -> Result<(String, &'a str), String> {
-    let module = module_of(requirer);
-    if let Some(rest) = path.strip_prefix("@self") {
-        return match rest.strip_prefix('/') {
-            Some(rest) => Ok((module.to_string(), rest)),
-            None if rest.is_empty() => Ok((module.to_string(), "")),
-            None => Err(alias_error(path)),
-        };
-    }
-    if path.starts_with('@') {
-        return Err(alias_error(path));
-    }
-    if !path.starts_with("./") && !path.starts_with("../") {
-        return Err("require path must start with a valid prefix: ./, ../, or @".into());
-    }
-    // The root entry stands for the root itself: `./x` and `@self/x` are the same there.
-    let beside = if module.is_empty() { String::new() } else { parent(module)? };
-    Ok((beside, path))
-}
-
-fn alias_error(path: &str) -> String {
-    let alias = path.split('/').next().unwrap_or(path);
-    format!("{alias} is not a valid alias")
-}
-
-/// The module path of a file: without its suffix, and a directory's `init` stands for the directory.
+/// The module path of a file.
 fn module_of(file: &str) -> &str {
     let stem = SUFFIXES.iter().find_map(|suffix| file.strip_suffix(suffix)).unwrap_or(file);
     match stem.strip_suffix("init") {
         Some("") => "",
-        Some(dir) if dir.ends_with('/') => &dir[..dir.len() - 1],
+        Some(folder) if folder.ends_with('/') => &folder[..folder.len() - 1],
         _ => stem,
     }
 }
 
-fn parent(at: &str) -> Result<String, String> {
-    if at.is_empty() {
-        return Err("could not get parent of the root".into());
+fn parent(at: &str) -> &str {
+    at.rsplit_once('/').map_or("", |(folder, _)| folder)
+}
+
+/// The name of `@name/...`, and what follows it.
+fn alias_of(path: &str) -> (&str, &str) {
+    path[1..].split_once('/').unwrap_or((&path[1..], ""))
+}
+
+/// A place among the files, as a module path.
+struct Walk<'v> {
+    vfs: &'v Vfs,
+    at: String,
+    depth: usize,
+    steps: usize,
+}
+
+impl<'v> Walk<'v> {
+    fn set(&mut self, at: &str) {
+        self.at.clear();
+        self.at.push_str(at);
+        self.depth = if at.is_empty() { 0 } else { 1 + at.matches('/').count() };
     }
-    Ok(at.rsplit_once('/').map_or("", |(dir, _)| dir).to_string())
-}
 
-fn exists(template: &Template, at: &str) -> bool {
-    let below = |path: &str| path.strip_prefix(at).is_some_and(|rest| rest.starts_with('/'));
-    SUFFIXES.iter().any(|suffix| template.files.contains_key(format!("{at}{suffix}").as_str()))
-        || template.files.keys().any(|path| below(path))
-}
+    fn go(&mut self, requirer: &str, path: &str) -> Result<(), String> {
+        let module = module_of(requirer);
+        if path.starts_with('@') {
+            let (name, rest) = alias_of(path);
+            let name = name.to_ascii_lowercase();
+            match self.definition(&name, Some(parent(module)))? {
+                Some((folder, aliases)) => self.to_alias(name, folder, aliases)?,
+                None if name == "self" => self.set(module),
+                None => return Err(format!("@{name} is not a valid alias")),
+            }
+            return self.through(rest);
+        }
+        if !path.starts_with("./") && !path.starts_with("../") {
+            return Err("require path must start with a valid prefix: ./, ../, or @".into());
+        }
+        self.set(parent(module));
+        self.through(path)
+    }
 
-/// The one file of a module path.
-fn file(template: &Template, at: &str) -> Found {
-    let is_init = at.ends_with("/init");
-    let init = if at.is_empty() { "init".to_string() } else { format!("{at}/init") };
-    let stems = [Some(at).filter(|at| !at.is_empty() && !is_init), Some(init.as_str())];
-    let mut found: Vec<String> = Vec::new();
-    for stem in stems.into_iter().flatten() {
-        for suffix in SUFFIXES {
-            let path = format!("{stem}{suffix}");
-            if template.files.contains_key(path.as_str()) {
-                found.push(path);
+    /// The nearest definition of an alias, from `folder` upwards.
+    fn definition<'f>(&self, name: &str, folder: Option<&'f str>) -> Result<Option<(&'f str, &'v Aliases)>, String> {
+        let mut next = folder;
+        while let Some(folder) = next {
+            match self.vfs.aliases(folder) {
+                Some(Ok(aliases)) if aliases.contains_key(name) => return Ok(Some((folder, aliases))),
+                Some(Err(cause)) => {
+                    let slash = if folder.is_empty() { "" } else { "/" };
+                    return Err(format!("/{folder}{slash}.luaurc:{cause}"));
+                }
+                _ => {}
+            }
+            next = above(folder);
+        }
+        Ok(None)
+    }
+
+    /// Goes to what the alias `name` stands for by the aliases of `folder`; it may be another alias.
+    fn to_alias(&mut self, name: String, folder: &str, aliases: &'v Aliases) -> Result<(), String> {
+        let (mut name, mut folder, mut aliases) = (name, folder, aliases);
+        let mut seen: Vec<String> = Vec::new();
+        let mut rests = Vec::new();
+        loop {
+            let value = aliases.get(name.as_str()).map_or("", |value| value);
+            if !value.starts_with('@') {
+                self.to_value(folder, value)?;
+                break;
+            }
+            if let Some(first) = seen.iter().position(|other| *other == name) {
+                let cycle = seen[first..].iter().chain([&name]).map(|name| format!("@{name}"));
+                return Err(format!("detected alias cycle ({})", cycle.collect::<Vec<_>>().join(" -> ")));
+            }
+            if seen.len() == ALIASES_MAX {
+                return Err(format!("more than {ALIASES_MAX} aliases stand for each other"));
+            }
+            let (other, rest) = alias_of(value);
+            rests.push(rest);
+            seen.push(std::mem::replace(&mut name, other.to_ascii_lowercase()));
+            if !aliases.contains_key(name.as_str()) {
+                let found = self.definition(&name, above(folder))?;
+                (folder, aliases) = found.ok_or_else(|| format!("@{name} is not a valid alias"))?;
+                seen.clear();
             }
         }
+        rests.into_iter().rev().try_for_each(|rest| self.through(rest))
     }
-    match found.len() {
-        1 => Ok(found.remove(0)),
-        0 => Err("no module present at resolved path".into()),
-        _ => Err(format!("the path is ambiguous: {}", found.join(", "))),
+
+    /// Goes to the value of an alias that is no alias: relative to its folder, or from the root.
+    fn to_value(&mut self, folder: &str, value: &str) -> Result<(), String> {
+        if value == "." || value == ".." || value.starts_with("./") || value.starts_with("../") {
+            self.set(folder);
+            return self.through(value);
+        }
+        self.set("");
+        let jump = if value.starts_with('/') { Err(String::new()) } else { self.through(value) };
+        jump.map_err(|_| format!("could not jump to alias \"{}\"", shown(value)))
     }
+
+    /// Follows the components of a path.
+    fn through(&mut self, path: &str) -> Result<(), String> {
+        let mut last: Option<&str> = None;
+        for part in path.split('/') {
+            self.steps += 1;
+            if self.steps > STEPS_MAX {
+                return Err(format!("the path and its aliases have more than {STEPS_MAX} components"));
+            }
+            match part {
+                "" | "." => continue,
+                ".." => self.to_parent(last)?,
+                _ => self.to_child(part)?,
+            }
+            last = Some(part);
+        }
+        Ok(())
+    }
+
+    fn to_parent(&mut self, last: Option<&str>) -> Result<(), String> {
+        if self.at.is_empty() {
+            return Err(match last {
+                Some(part) => format!("could not get parent of component \"{part}\""),
+                None => "could not get parent of requiring context".into(),
+            });
+        }
+        let up = parent(&self.at).len();
+        self.at.truncate(up);
+        self.depth -= 1;
+        Ok(())
+    }
+
+    fn to_child(&mut self, part: &str) -> Result<(), String> {
+        if self.depth >= DEPTH_MAX {
+            return Err(format!("the path is deeper than {DEPTH_MAX} components"));
+        }
+        if !self.at.is_empty() {
+            self.at.push('/');
+        }
+        self.at.push_str(part);
+        self.depth += 1;
+        match files_at(self.vfs, &self.at) {
+            At::Nothing => Err(format!("could not resolve child component \"{part}\"")),
+            At::Many(paths) => Err(format!("could not resolve child component \"{part}\" (ambiguous: {})", paths.join(", "))),
+            At::Folder | At::One(_) => Ok(()),
+        }
+    }
+
+    fn module(&self) -> Found<'v> {
+        match files_at(self.vfs, &self.at) {
+            At::One(module) => Ok(module),
+            At::Many(paths) => Err(format!("the path is ambiguous: {}", paths.join(", "))),
+            At::Folder | At::Nothing => Err(NO_MODULE.into()),
+        }
+    }
+}
+
+/// The folder above another one; none above the root.
+fn above(folder: &str) -> Option<&str> {
+    if folder.is_empty() { None } else { Some(parent(folder)) }
 }

@@ -74,7 +74,7 @@ def test_an_entry_that_fails_is_tried_again(driver):
     driver.load(
         ("a", "tries = (tries or 0) + 1 if tries < 2 then error('not yet') end return function() return tries end")
     )
-    assert "/init.luau:1: not yet" in driver.done(driver.event()).error
+    assert '[string "/init.luau"]:1: not yet' in driver.done(driver.event()).error
     assert driver.done(driver.event()).value == 2
 
 
@@ -130,7 +130,7 @@ def test_errors_say_where(driver):
     )
     for _ in range(2):
         assert driver.done(driver.event()).error.splitlines() == [
-            "/lib/greet.luau:3: nobody here",
+            '[string "/lib/greet.luau"]:3: nobody here',
             "\ttemplate 'welcome' /lib/greet.luau:3 in function 'say'",
             "\ttemplate 'welcome' /lib/greet.luau:6 in function 'hello'",
             "\ttemplate 'welcome' /init.luau:3",

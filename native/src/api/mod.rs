@@ -12,6 +12,7 @@ use std::sync::OnceLock;
 use mlua::ffi::{self, lua_State};
 
 use crate::call::{self, Call, Named};
+use crate::chunk;
 use crate::isolate::BOOT_NAME;
 use crate::json::push_str;
 use crate::program::{self, SyntaxError};
@@ -83,7 +84,7 @@ pub unsafe fn run_luau(state: *mut lua_State, luau: &Luau) {
         ffi::lua_xpush(main, state, ffi::LUA_GLOBALSINDEX);
         let globals = ffi::lua_gettop(state);
         let loaded = match compiled {
-            Ok(code) => ffi::luau_load(state, BOOT_NAME.as_ptr(), code.as_ptr().cast(), code.len(), globals) == 0,
+            Ok(code) => chunk::load(state, BOOT_NAME, code, globals),
             Err(e) => {
                 push_str(state, format!("a library of the engine does not compile: {}: {}", e.line, e.text).as_bytes());
                 false
