@@ -53,6 +53,7 @@ class Engine:
         library: bytes = ...,
         builtins_caps: list[str] = ...,
         builtins_events: list[str] = ...,
+        runtime_info: bytes = ...,
         debug: bool = False,
         blame_fd: int = ...,
         blame_slot: int = 0,
@@ -69,6 +70,7 @@ class Engine:
                 ``templating-types/``. Scripts of `submit_script` have the files of the built-in template.
             builtins_caps: its capabilities; all by default.
             builtins_events: the events it listens for; ``["*"]``, the default, is every event.
+            runtime_info: msgpack map ``{"links": {...}, "events": [...]}``, what `ctx.Runtime` tells without a host call.
             memory_budget_bytes: for all VMs of this engine; idle ones are evicted under pressure. 0: no budget.
             debug: defines the global ``_debug`` (the flag ``--worker-debug``).
             blame_fd, blame_slot: shared memory of 16-byte slots; the thread writes ``tenant, request`` (two
@@ -135,6 +137,9 @@ class Engine:
 
     def answer_error(self, call: int, text: str) -> None:
         """Raises *text* where the script made the call."""
+
+    def set_current_user(self, user: bytes) -> None:
+        """Tells what `ctx.current_user` shows: the bot's own user as Discord's JSON."""
 
     def fileno(self) -> int:
         """The eventfd that becomes readable when `drain` has something."""

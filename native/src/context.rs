@@ -1,14 +1,19 @@
-//! `ctx`: one tagged userdata per event and template, with the raw event inside, so that the VM's limit counts it.
+//! `ctx`: what a handler is called with.
+//!
+//! The engine makes one tagged userdata per event and template, with the raw event inside, so that the VM's limit counts
+//! it. `ctx:with` makes others, which hold fewer capabilities and, where they are given one, an event of their own. All answer
+//! to the isolate that got them only.
 
 use std::ffi::{CStr, c_int};
 use std::ptr;
 
 use mlua::ffi::{self, lua_State};
 
-use crate::event;
+use crate::call::{self, Call, Done, Fault, Named};
+use crate::caps::{Narrowed, Rights};
 use crate::isolate::{self, Core, slot};
-use crate::json::bytes_at;
-use crate::plugins;
+use crate::object::{self, Object, Type, tag};
+use crate::{event, marks, plugins, user, value};
 
 pub const TAG_CTX: c_int = 21;
 
@@ -81,168 +86,281 @@ pub unsafe fn push(state: *mut lua_State, core: &Core, name_index: usize, event:
     }
 }
 
-/// The `ctx` at an index, whoever it belongs to.
+/// The `ctx` of an event at an index, whoever it belongs to.
 pub unsafe fn at<'a>(state: *mut lua_State, index: c_int) -> Option<&'a Ctx> {
     // SAFETY: only `push` makes userdata with this tag.
     unsafe { (ffi::lua_touserdatatagged(state, index, TAG_CTX) as *const Ctx).as_ref() }
 }
 
-/// The `ctx` at index 1, which must be the running isolate's own, and that isolate.
-pub unsafe fn own<'a>(state: *mut lua_State) -> (&'a Ctx, &'a Core) {
-    // SAFETY: called by Luau, with `ctx` on the stack.
-    unsafe {
-        let Some(ctx) = at(state, 1) else { ffi::luaL_typeerror(state, 1, c"TemplateContext".as_ptr()) };
-        match isolate::current(state) {
-            Some(core) if core.id == ctx.isolate => (ctx, core),
-            _ => ffi::luaL_error(state, c"this ctx belongs to another template".as_ptr()),
-        }
+/// What `ctx:with` makes. Its values: `event`, the event's table or the `ctx` that has it, and by name what was read of it.
+struct SubContext {
+    isolate: u64,
+    narrowed: Narrowed,
+}
+
+impl Object for SubContext {
+    const TAG: c_int = tag::SUB_CONTEXT;
+    const NAME: &'static CStr = c"TemplateContext";
+    const METHODS: &'static [Named] = &METHODS;
+    const FIELDS: &'static [Named] = &FIELDS;
+}
+
+/// A context as its methods see it.
+struct View<'a> {
+    core: &'a Core,
+    narrowed: Option<&'a Narrowed>,
+}
+
+impl View<'_> {
+    fn rights(&self) -> Rights<'_> {
+        Rights { template: &self.core.template.caps, narrowed: self.narrowed.map(|caps| &caps[..]) }
+    }
+
+    /// The capabilities as its holder sees them.
+    fn caps(&self) -> &[Box<str>] {
+        self.narrowed.map_or(&self.core.template.caps, |caps| &caps[..])
     }
 }
 
-unsafe extern "C-unwind" fn has_cap(state: *mut lua_State) -> c_int {
-    // SAFETY: called by Luau.
-    unsafe {
-        let (_, core) = own(state);
-        ffi::luaL_checklstring(state, 2, ptr::null_mut());
-        ffi::lua_pushboolean(state, core.template.has_cap(bytes_at(state, 2)).into());
-        1
+/// The context at index 1, which must be one of the running isolate's.
+fn view(call: &Call) -> Result<View<'_>, Fault> {
+    // SAFETY: called by Luau, with the context on the stack.
+    let (of, narrowed) = match (unsafe { at(call.state, 1) }, call.object_if::<SubContext>(1)) {
+        (Some(ctx), _) => (ctx.isolate, None),
+        (None, Some(sub)) => (sub.isolate, Some(&sub.narrowed)),
+        (None, None) => return Err(call.wrong(1, "TemplateContext")),
+    };
+    // SAFETY: the running thread.
+    match unsafe { isolate::current(call.state) } {
+        Some(core) if core.id == of => Ok(View { core, narrowed }),
+        _ => Err("this ctx belongs to another template".into()),
     }
 }
 
-/// Each is compared with each of the template's own, without a poll.
-const CAPS_ASKED_MAX: c_int = 256;
+// ---- methods ------------------------------------------------------------------------------------------
 
-unsafe extern "C-unwind" fn has_any_cap(state: *mut lua_State) -> c_int {
-    // SAFETY: called by Luau.
-    unsafe {
-        let (_, core) = own(state);
-        ffi::luaL_checktype(state, 2, ffi::LUA_TTABLE);
-        let mut any = false;
-        let length = ffi::lua_objlen_(state, 2);
-        if length > CAPS_ASKED_MAX {
-            ffi::luaL_argerror(state, 2, c"a list of at most 256 capabilities is expected".as_ptr());
+const METHODS: [Named; 4] = [(c"event", of_event), (c"has_cap", has_cap), (c"has_any_cap", has_any_cap), (c"with", with)];
+
+fn of_event(call: &Call) -> Done {
+    let View { mut core, narrowed } = view(call)?;
+    call.set_top(1);
+    if narrowed.is_some() {
+        call.push_values(1);
+        if call.push_field(2, c"event") == ffi::LUA_TTABLE {
+            return Ok(1);
         }
-        for i in 1..=length {
-            if ffi::lua_rawgeti_(state, 2, i) != ffi::LUA_TSTRING {
-                ffi::luaL_argerror(state, 2, c"a list of strings is expected".as_ptr());
+        // SAFETY: the running thread, as above.
+        unsafe { ffi::lua_replace(call.state, 1) };
+        call.set_top(1);
+        core = view(call)?.core;
+    }
+    // SAFETY: called by Luau; the context of an event is at index 1.
+    unsafe { event::push(call.state, core) };
+    Ok(1)
+}
+
+fn has_cap(call: &Call) -> Done {
+    let held = view(call)?.rights().permit(call.bytes(2)?);
+    call.push_bool(held);
+    Ok(1)
+}
+
+/// Each is compared with each of those held, without a poll.
+const CAPS_ASKED_MAX: usize = 256;
+
+fn has_any_cap(call: &Call) -> Done {
+    let asked = call.texts(2, CAPS_ASKED_MAX)?;
+    let view = view(call)?;
+    let rights = view.rights();
+    call.push_bool(asked.iter().any(|cap| rights.permit(cap.as_bytes())));
+    Ok(1)
+}
+
+/// `ctx:with{capabilities = {...}, event = {name, author, data}?}`.
+fn with(call: &Call) -> Done {
+    let View { core, narrowed } = view(call)?;
+    call.table(2)?;
+    call.set_top(2);
+    call.push_field(2, c"capabilities");
+    if call.kind(3) != ffi::LUA_TTABLE {
+        return Err("ctx:with needs capabilities = {...}, a list of strings; an empty one is allowed".into());
+    }
+    let wanted = call.texts(3, CAPS_ASKED_MAX)?;
+    let rights = View { core, narrowed };
+    if let Some(missing) = wanted.iter().find(|cap| !rights.rights().permit(cap.as_bytes())) {
+        return Err(format!("Missing capability: {missing}. The capabilities of a new context must be strictly a subset of itself").into());
+    }
+    let narrowed: Narrowed = wanted.into_iter().map(String::into_boxed_str).collect();
+    call.push_field(2, c"event");
+    match call.kind(4) {
+        ffi::LUA_TNIL => push_shared_event(call),
+        ffi::LUA_TTABLE => push_new_event(call)?,
+        _ => return Err("the event of ctx:with is a table {name, author, data}".into()),
+    }
+    call.push_object(SubContext { isolate: core.id, narrowed });
+    call.push_values(6);
+    call.push_value(5);
+    call.set_field(7, c"event");
+    call.set_top(6);
+    Ok(1)
+}
+
+/// Pushes the event's table of the context at index 1, or the context of the event that has it.
+fn push_shared_event(call: &Call) {
+    if call.object_if::<SubContext>(1).is_some() {
+        call.push_values(1);
+        call.push_field(5, c"event");
+        // SAFETY: drops the table of values below the event.
+        unsafe { ffi::lua_remove(call.state, 5) };
+    } else {
+        call.push_value(1);
+    }
+}
+
+/// Pushes a read-only event with a copy of what the table at index 4 has: what a context's holder changes later changes
+/// no other context's event.
+fn push_new_event(call: &Call) -> Result<(), Fault> {
+    if call.push_field(4, c"name") != ffi::LUA_TSTRING {
+        return Err("the event of ctx:with needs a name, a string".into());
+    }
+    if !matches!(call.push_field(4, c"author"), ffi::LUA_TNIL | ffi::LUA_TSTRING) {
+        return Err("the author of an event is a string".into());
+    }
+    // SAFETY: the running thread.
+    unsafe {
+        event::complete(call.state, 4);
+        call.push_field(4, c"data");
+        value::copy(call.state, 7).map_err(|refusal| Fault { text: format!("the event's data: {}", refusal.text).into(), limit: refusal.limit })?;
+    }
+    call.push_table(0, 3);
+    for (index, name) in [(5, c"name"), (6, c"author"), (8, c"data")] {
+        call.push_value(index);
+        call.set_field(9, name);
+    }
+    call.freeze(9);
+    // SAFETY: moves the event down over what it was made of.
+    unsafe { ffi::lua_replace(call.state, 5) };
+    call.set_top(5);
+    Ok(())
+}
+
+// ---- fields -------------------------------------------------------------------------------------------
+
+/// The fields of `ctx` that are plugins bound to it.
+#[derive(Clone, Copy)]
+pub enum Field {
+    Kv,
+    GlobalKv,
+    ObjectStorage,
+    Discord,
+    Runtime,
+}
+
+const FIELDS: [Named; 11] = [
+    (c"KV", |call| plugin(call, Field::Kv, slot::KV, c"KV")),
+    (c"GlobalKV", |call| plugin(call, Field::GlobalKv, slot::GLOBAL_KV, c"GlobalKV")),
+    (c"ObjectStorage", |call| plugin(call, Field::ObjectStorage, slot::OBJECT_STORAGE, c"ObjectStorage")),
+    (c"Discord", |call| plugin(call, Field::Discord, slot::DISCORD, c"Discord")),
+    (c"Runtime", |call| plugin(call, Field::Runtime, slot::RUNTIME, c"Runtime")),
+    (c"HTTPServer", no_http_server),
+    (c"store", |call| shared_field(call, slot::STORE)),
+    (c"allowed_caps", allowed_caps),
+    (c"current_user", current_user),
+    (c"memory_limit", memory_limit),
+    (c"available_extra_plugins", |call| shared_field(call, slot::EXTRA_PLUGINS)),
+];
+
+/// A plugin, made at its first use and kept: with the isolate for an event's context, else with the context.
+fn plugin(call: &Call, field: Field, place: c_int, name: &CStr) -> Done {
+    let View { core, narrowed } = view(call)?;
+    match narrowed {
+        None => {
+            // SAFETY: the running thread.
+            unsafe { isolate::push_slot(call.state, place) };
+            if call.is_nil(-1) {
+                plugins::push(call, field, core.id, None);
+                // SAFETY: as above.
+                unsafe { isolate::set_slot(call.state, place) };
             }
-            any |= core.template.has_cap(bytes_at(state, -1));
-            ffi::lua_settop(state, 2);
         }
-        ffi::lua_pushboolean(state, any.into());
-        1
+        Some(caps) => {
+            call.set_top(1);
+            call.push_values(1);
+            if call.push_field(2, name) == ffi::LUA_TNIL {
+                plugins::push(call, field, core.id, Some(caps.clone()));
+                call.push_value(-1);
+                call.set_field(2, name);
+            }
+        }
     }
+    Ok(1)
 }
 
-type Method = (&'static CStr, ffi::lua_CFunction);
-const METHODS: [Method; 3] = [(c"event", event::of_ctx), (c"has_cap", has_cap), (c"has_any_cap", has_any_cap)];
-
-/// `ctx.x`: upvalue 1 holds the methods.
-unsafe extern "C-unwind" fn index(state: *mut lua_State) -> c_int {
-    // SAFETY: called by Luau.
-    unsafe {
-        own(state);
-        let place = match bytes_at(state, 2) {
-            b"KV" => slot::KV,
-            b"Discord" => slot::DISCORD,
-            b"Runtime" => slot::RUNTIME,
-            b"store" => slot::STORE,
-            b"allowed_caps" => slot::CAPS,
-            b"available_extra_plugins" => slot::EXTRA_PLUGINS,
-            b"memory_limit" => {
-                ffi::lua_pushnil(state);
-                return 1;
-            }
-            _ => {
-                ffi::lua_settop(state, 2);
-                ffi::lua_pushvalue(state, 2);
-                if ffi::lua_rawget(state, ffi::lua_upvalueindex(1)) == ffi::LUA_TNIL {
-                    unknown_field(state);
-                }
-                return 1;
-            }
-        };
-        isolate::push_slot(state, place);
-        if ffi::lua_type(state, -1) == ffi::LUA_TNIL {
-            plugins::make(state, place);
-        }
-        1
-    }
+/// What all contexts of the isolate have in common.
+fn shared_field(call: &Call, place: c_int) -> Done {
+    view(call)?;
+    // SAFETY: the running thread.
+    unsafe { isolate::push_slot(call.state, place) };
+    Ok(1)
 }
 
-/// `ctx:x(...)`, without a look-up for the methods there are.
+fn allowed_caps(call: &Call) -> Done {
+    let view = view(call)?;
+    let caps = view.caps();
+    call.push_table(caps.len(), 0);
+    for (place, cap) in (1..).zip(caps) {
+        call.push_bytes(cap.as_bytes());
+        call.set_item(-2, place);
+    }
+    marks::mark_array(call.state);
+    call.freeze(-1);
+    Ok(1)
+}
+
+fn current_user(call: &Call) -> Done {
+    view(call)?;
+    user::push(call)
+}
+
+fn memory_limit(call: &Call) -> Done {
+    view(call)?;
+    call.push_nil();
+    Ok(1)
+}
+
+fn no_http_server(_call: &Call) -> Done {
+    Err("The httpserver plugin is not supported in this context".into())
+}
+
+/// A tenant's id as text, without the bit that tells users from guilds.
+pub fn name_of_tenant(tenant: u64) -> String {
+    (tenant & !(1 << 63)).to_string()
+}
+
+// ---- the type -----------------------------------------------------------------------------------------
+
+/// `ctx:x(...)`. The method that every handler calls is told without a look-up.
 unsafe extern "C-unwind" fn namecall(state: *mut lua_State) -> c_int {
     // SAFETY: called by Luau.
     unsafe {
         let name = ffi::lua_namecallatom(state, ptr::null_mut());
-        let name = if name.is_null() { c"" } else { CStr::from_ptr(name) };
-        match METHODS.iter().find(|(known, _)| *known == name) {
-            Some((_, method)) => method(state),
-            None => ffi::luaL_error(state, c"attempt to get an unknown field '%s'".as_ptr(), name.as_ptr()),
+        if !name.is_null() && CStr::from_ptr(name) == c"event" {
+            return call::run(state, of_event);
         }
+        object::namecall(state)
     }
 }
 
-/// Raises the error for the name at index 2.
-pub unsafe fn unknown_field(state: *mut lua_State) -> ! {
-    // SAFETY: called by Luau functions; the text is the script's own value.
-    unsafe {
-        let name = ffi::luaL_tolstring_(state, 2, ptr::null_mut());
-        ffi::luaL_error(state, c"attempt to get an unknown field '%s'".as_ptr(), name)
-    }
-}
-
-pub unsafe extern "C-unwind" fn no_assignment(state: *mut lua_State) -> c_int {
-    // SAFETY: called by Luau.
-    unsafe {
-        let name = ffi::luaL_tolstring_(state, 2, ptr::null_mut());
-        ffi::luaL_error(state, c"attempt to set an unknown field '%s'".as_ptr(), name)
-    }
-}
-
-/// `tostring`: upvalue 1 is the type's name.
-unsafe extern "C-unwind" fn type_name(state: *mut lua_State) -> c_int {
-    // SAFETY: called by Luau.
-    unsafe {
-        ffi::lua_pushvalue(state, ffi::lua_upvalueindex(1));
-        1
-    }
-}
-
-/// Fills the metatable on top with what all of our userdata types share.
-pub unsafe fn name_type(state: *mut lua_State, name: &CStr) {
-    // SAFETY: while a VM is set up.
-    unsafe {
-        ffi::lua_pushstring_(state, name.as_ptr());
-        ffi::lua_pushvalue(state, -1);
-        ffi::lua_rawsetfield(state, -3, c"__type".as_ptr());
-        ffi::lua_pushcclosurek(state, type_name, c"tostring".as_ptr(), 1, None);
-        ffi::lua_rawsetfield(state, -2, c"__tostring".as_ptr());
-        ffi::lua_pushboolean(state, 0);
-        ffi::lua_rawsetfield(state, -2, c"__metatable".as_ptr());
-        ffi::lua_pushcclosurek(state, no_assignment, c"newindex".as_ptr(), 0, None);
-        ffi::lua_rawsetfield(state, -2, c"__newindex".as_ptr());
-    }
-}
-
-/// Makes the types of this file and of those that belong to `ctx`.
+/// Makes the type of the contexts of events.
 pub unsafe fn install(state: *mut lua_State) {
     // SAFETY: while a VM is set up.
     unsafe {
-        ffi::lua_createtable(state, 1, 8);
-        name_type(state, c"TemplateContext");
-        ffi::lua_createtable(state, 0, METHODS.len() as c_int);
-        for (name, method) in METHODS {
-            ffi::lua_pushcclosurek(state, method, name.as_ptr(), 0, None);
-            ffi::lua_rawsetfield(state, -2, name.as_ptr());
-        }
-        ffi::lua_pushcclosurek(state, index, c"index".as_ptr(), 1, None);
-        ffi::lua_rawsetfield(state, -2, c"__index".as_ptr());
-        ffi::lua_pushcclosurek(state, namecall, c"namecall".as_ptr(), 0, None);
+        object::make_metatable(state, &Type { name: c"TemplateContext", is_typed: true, methods: &METHODS, fields: &FIELDS, setters: &[], operators: &[] });
+        object::push_pointers(state, &METHODS);
+        ffi::lua_pushcclosurek(state, namecall, c"namecall".as_ptr(), 1, None);
         ffi::lua_rawsetfield(state, -2, c"__namecall".as_ptr());
         event::install(state);
         ffi::lua_rawseti_(state, -2, event::LAZY);
         ffi::lua_setuserdatametatable(state, TAG_CTX);
-        plugins::install(state);
     }
 }

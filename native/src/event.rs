@@ -10,7 +10,7 @@ use std::ffi::c_int;
 use mlua::ffi::{self, lua_State};
 
 use crate::context::{self, Ctx, TAG_CTX};
-use crate::isolate::{self, RING, slot};
+use crate::isolate::{self, Core, RING, slot};
 use crate::json::{self, bytes_at, push_str};
 use crate::keys::Keys;
 use crate::scheduler;
@@ -25,16 +25,16 @@ fn mark() -> *mut std::ffi::c_void {
     (&raw const MARKED).cast_mut().cast()
 }
 
-/// Method `event` of `ctx`.
-pub unsafe extern "C-unwind" fn of_ctx(state: *mut lua_State) -> c_int {
-    // SAFETY: called by Luau with `ctx` at index 1, which stays there.
+/// Pushes the event of the isolate's own `ctx` at index 1, the only value on the stack.
+pub unsafe fn push(state: *mut lua_State, core: &Core) {
+    // SAFETY: called by functions that Luau called; the context stays at index 1.
     unsafe {
-        let (ctx, core) = context::own(state);
-        ffi::lua_settop(state, 1);
+        let Some(ctx) = context::at(state, 1) else { return ffi::lua_pushnil(state) };
+        ffi::lua_rawcheckstack(state, 8);
         isolate::push_slot(state, slot::EVENTS);
         let place = (ctx.number % RING) as usize;
         if core.events[place].get() == ctx.number && ffi::lua_rawgeti_(state, 2, place as c_int + 1) == ffi::LUA_TTABLE {
-            return 1;
+            return;
         }
         ffi::lua_settop(state, 2);
         ffi::lua_createtable(state, 0, 4);
@@ -65,7 +65,6 @@ pub unsafe extern "C-unwind" fn of_ctx(state: *mut lua_State) -> c_int {
         ffi::lua_pushvalue(state, 3);
         ffi::lua_rawseti_(state, 2, place as c_int + 1);
         core.events[place].set(ctx.number);
-        1
     }
 }
 

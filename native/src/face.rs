@@ -34,7 +34,8 @@ impl Engine {
                         threads_max=2_000, timers_max=1_000, queue_events_max=1_000, host_calls_max=8, log_bytes_per_s=16_384,
                         error_bytes_max=4_096, source_bytes_max=262_144, idle_evict_ms=600_000, memory_budget_bytes=0,
                         builtins=Vec::new(), patches=Vec::new(), library=Vec::new(), builtins_caps=vec!["*".to_string()],
-                        builtins_events=vec!["*".to_string()], debug=false, blame_fd=-1, blame_slot=0, test_hooks=false))]
+                        builtins_events=vec!["*".to_string()], runtime_info=vec![0x80], debug=false, blame_fd=-1, blame_slot=0,
+                        test_hooks=false))]
     #[allow(clippy::too_many_arguments)]
     fn new(
         vm_memory_bytes: usize,
@@ -56,6 +57,7 @@ impl Engine {
         library: Vec<u8>,
         builtins_caps: Vec<String>,
         builtins_events: Vec<String>,
+        runtime_info: Vec<u8>,
         debug: bool,
         blame_fd: i32,
         blame_slot: usize,
@@ -79,6 +81,7 @@ impl Engine {
             memory_budget_bytes,
             builtins: Template::builtins(&layers, &builtins_caps, &builtins_events),
             layers: layers.clone(),
+            runtime_info: [&[0x91], &runtime_info[..]].concat().into(),
             debug,
             test_hooks,
         };
@@ -151,6 +154,10 @@ impl Engine {
 
     fn answer_error(&self, call: u64, text: &str) {
         let _ = self.handle.send(In::Answer { call, payload: text.as_bytes().into(), error: true });
+    }
+
+    fn set_current_user(&self, user: &[u8]) {
+        self.handle.shared.user.set(user);
     }
 
     fn fileno(&self) -> i32 {

@@ -17,6 +17,7 @@ use rustc_hash::FxHashMap;
 use crate::chunk::{self, Style, chunk_name, push_chunk};
 use crate::context::{self, EventInfo};
 use crate::event;
+use crate::marks;
 use crate::json::push_str;
 use crate::modules;
 use crate::program::{Source, Template};
@@ -34,15 +35,19 @@ pub mod slot {
     /// What the entry returned; nil until then.
     pub const EXPORTS: c_int = 4;
     pub const STORE: c_int = 5;
-    pub const CAPS: c_int = 6;
-    pub const EXTRA_PLUGINS: c_int = 7;
-    pub const KV: c_int = 8;
-    pub const DISCORD: c_int = 9;
-    pub const RUNTIME: c_int = 10;
+    pub const EXTRA_PLUGINS: c_int = 6;
     /// The event tables of the last `ctx` objects, by their number; weak.
-    pub const EVENTS: c_int = 11;
+    pub const EVENTS: c_int = 7;
     /// The modules that run with these globals, by the id of their require function and their path.
-    pub const MODULES: c_int = 12;
+    pub const MODULES: c_int = 8;
+    /// What was read of `ctx`; nil until then.
+    pub const KV: c_int = 9;
+    pub const GLOBAL_KV: c_int = 10;
+    pub const OBJECT_STORAGE: c_int = 11;
+    pub const DISCORD: c_int = 12;
+    pub const RUNTIME: c_int = 13;
+    pub const CURRENT_USER: c_int = 14;
+    /// Room that is made for these at once; the rest is made with them.
     pub const LAST: c_int = MODULES;
 }
 
@@ -168,6 +173,18 @@ pub unsafe fn push_slot(state: *mut lua_State, place: c_int) {
         }
         ffi::lua_rawgeti_(state, -1, place);
         ffi::lua_remove(state, -2);
+    }
+}
+
+/// Puts a copy of the value on top into the running thread's isolate's record.
+pub unsafe fn set_slot(state: *mut lua_State, place: c_int) {
+    unsafe {
+        ffi::lua_rawcheckstack(state, 2);
+        if ffi::lua_getmetatable(state, ffi::LUA_GLOBALSINDEX) != 0 {
+            ffi::lua_pushvalue(state, -2);
+            ffi::lua_rawseti_(state, -2, place);
+            ffi::lua_settop(state, -2);
+        }
     }
 }
 
@@ -300,17 +317,11 @@ unsafe fn make_record(state: *mut lua_State, globals: c_int, template: &Arc<Temp
         ffi::lua_createtable(state, 0, 0);
         ffi::lua_rawseti_(state, record, slot::STORE);
         ffi::lua_createtable(state, 0, 0);
+        marks::mark_array(state);
         ffi::lua_setreadonly(state, -1, 1);
         ffi::lua_rawseti_(state, record, slot::EXTRA_PLUGINS);
         event::push_weak(state, c"v", RING as c_int);
         ffi::lua_rawseti_(state, record, slot::EVENTS);
-        ffi::lua_createtable(state, template.caps.len() as c_int, 0);
-        for (i, cap) in template.caps.iter().enumerate() {
-            push_str(state, cap.as_bytes());
-            ffi::lua_rawseti_(state, -2, i as c_int + 1);
-        }
-        ffi::lua_setreadonly(state, -1, 1);
-        ffi::lua_rawseti_(state, record, slot::CAPS);
         // Last, when nothing can raise any more: the userdata gets its share of the core.
         let core = Core::new(template.clone());
         *data = Rc::into_raw(core.clone());

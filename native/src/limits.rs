@@ -22,6 +22,8 @@ pub struct Limits {
     pub memory_budget_bytes: usize,
     pub layers: Arc<Layers>,
     pub builtins: Option<Arc<Template>>,
+    /// What `Runtime` tells without asking, as a msgpack list of one map.
+    pub runtime_info: Box<[u8]>,
     pub debug: bool,
     pub test_hooks: bool,
 }

@@ -11,8 +11,7 @@ use std::ptr;
 
 use mlua::ffi::{self, lua_State};
 
-use crate::call::{self, Call, Done, Fault, Named};
-use crate::context::no_assignment;
+use crate::call::{self, Fault, Named};
 use crate::event::push_weak;
 
 /// The tags of all userdata of this crate; Luau knows 0 to 127, mlua uses the first ones.
@@ -35,6 +34,12 @@ pub mod tag {
     pub const RESPONSE: c_int = 44;
     /// Objects whose type is written in Luau (`api::luau_object`).
     pub const LUAU: c_int = 45;
+    pub const SUB_CONTEXT: c_int = 46;
+    pub const KV: c_int = 47;
+    pub const GLOBAL_KV: c_int = 48;
+    pub const BUCKET: c_int = 49;
+    pub const DISCORD: c_int = 50;
+    pub const RUNTIME: c_int = 51;
 }
 
 /// A type of objects. What changes in an object sits in cells.
@@ -84,51 +89,83 @@ unsafe fn push_metatable<T: Object>(state: *mut lua_State) {
         }
         ffi::lua_settop(state, -2);
         ffi::lua_setuserdatadtor(state, T::TAG, Some(drop_object::<T>));
-        make_metatable::<T>(state);
+        let of = Type { name: T::NAME, is_typed: T::IS_TYPED, methods: T::METHODS, fields: T::FIELDS, setters: T::SETTERS, operators: T::OPERATORS };
+        make_metatable(state, &of);
         ffi::lua_pushvalue(state, -1);
         ffi::lua_setuserdatametatable(state, T::TAG);
     }
 }
 
-unsafe fn make_metatable<T: Object>(state: *mut lua_State) {
+/// What a metatable is made of.
+pub struct Type {
+    pub name: &'static CStr,
+    /// Whether `typeof` gives the name, and not "userdata".
+    pub is_typed: bool,
+    pub methods: &'static [Named],
+    pub fields: &'static [Named],
+    pub setters: &'static [Named],
+    pub operators: &'static [Named],
+}
+
+/// Pushes the metatable of a type.
+pub unsafe fn make_metatable(state: *mut lua_State, of: &Type) {
     unsafe {
-        ffi::lua_createtable(state, 1, 8 + T::OPERATORS.len() as c_int);
-        if T::IS_TYPED {
-            ffi::lua_pushstring_(state, T::NAME.as_ptr());
-            ffi::lua_rawsetfield(state, -2, c"__type".as_ptr());
+        ffi::lua_createtable(state, 1, 8 + of.operators.len() as c_int);
+        ffi::lua_pushstring_(state, of.name.as_ptr());
+        if of.is_typed {
+            ffi::lua_pushvalue(state, -1);
+            ffi::lua_rawsetfield(state, -3, c"__type".as_ptr());
         }
+        ffi::lua_pushcclosurek(state, type_name, c"tostring".as_ptr(), 1, None);
+        ffi::lua_rawsetfield(state, -2, c"__tostring".as_ptr());
         ffi::lua_pushboolean(state, 0);
         ffi::lua_rawsetfield(state, -2, c"__metatable".as_ptr());
-        call::push_function(state, (c"tostring", type_name::<T>));
-        ffi::lua_rawsetfield(state, -2, c"__tostring".as_ptr());
-        call::push_functions(state, T::METHODS, 0);
-        push_pointers(state, T::FIELDS);
+        call::push_functions(state, of.methods, 0);
+        push_pointers(state, of.fields);
         ffi::lua_pushcclosurek(state, index, c"index".as_ptr(), 2, None);
         ffi::lua_rawsetfield(state, -2, c"__index".as_ptr());
-        push_pointers(state, T::METHODS);
+        push_pointers(state, of.methods);
         ffi::lua_pushcclosurek(state, namecall, c"namecall".as_ptr(), 1, None);
         ffi::lua_rawsetfield(state, -2, c"__namecall".as_ptr());
-        if T::SETTERS.is_empty() {
+        if of.setters.is_empty() {
             ffi::lua_pushcclosurek(state, no_assignment, c"newindex".as_ptr(), 0, None);
         } else {
-            push_pointers(state, T::SETTERS);
+            push_pointers(state, of.setters);
             ffi::lua_pushcclosurek(state, newindex, c"newindex".as_ptr(), 1, None);
         }
         ffi::lua_rawsetfield(state, -2, c"__newindex".as_ptr());
-        for operator in T::OPERATORS {
+        for operator in of.operators {
             call::push_function(state, *operator);
             ffi::lua_rawsetfield(state, -2, operator.0.as_ptr());
         }
     }
 }
 
-fn type_name<T: Object>(call: &Call) -> Done {
-    call.push_bytes(T::NAME.to_bytes());
-    Ok(1)
+/// `tostring`: upvalue 1 is the type's name.
+unsafe extern "C-unwind" fn type_name(state: *mut lua_State) -> c_int {
+    unsafe {
+        ffi::lua_pushvalue(state, ffi::lua_upvalueindex(1));
+        1
+    }
+}
+
+/// Raises the error for the name at index 2.
+unsafe fn unknown_field(state: *mut lua_State) -> ! {
+    unsafe {
+        let name = ffi::luaL_tolstring_(state, 2, ptr::null_mut());
+        ffi::luaL_error(state, c"attempt to get an unknown field '%s'".as_ptr(), name)
+    }
+}
+
+unsafe extern "C-unwind" fn no_assignment(state: *mut lua_State) -> c_int {
+    unsafe {
+        let name = ffi::luaL_tolstring_(state, 2, ptr::null_mut());
+        ffi::luaL_error(state, c"attempt to set an unknown field '%s'".as_ptr(), name)
+    }
 }
 
 /// Pushes a table from names to the pointers of native functions.
-unsafe fn push_pointers(state: *mut lua_State, functions: &[Named]) {
+pub unsafe fn push_pointers(state: *mut lua_State, functions: &[Named]) {
     unsafe {
         ffi::lua_createtable(state, 0, functions.len() as c_int);
         for (name, function) in functions {
@@ -152,12 +189,12 @@ unsafe extern "C-unwind" fn index(state: *mut lua_State) -> c_int {
         if ffi::lua_rawget(state, ffi::lua_upvalueindex(1)) != ffi::LUA_TNIL {
             return 1;
         }
-        crate::context::unknown_field(state)
+        unknown_field(state)
     }
 }
 
 /// `object:name(...)`: upvalue 1 holds the pointers of the methods.
-unsafe extern "C-unwind" fn namecall(state: *mut lua_State) -> c_int {
+pub unsafe extern "C-unwind" fn namecall(state: *mut lua_State) -> c_int {
     unsafe {
         let name = ffi::lua_namecallatom(state, ptr::null_mut());
         let name = if name.is_null() { c"" } else { CStr::from_ptr(name) };

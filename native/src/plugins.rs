@@ -1,281 +1,252 @@
-//! The objects behind `ctx.KV`, `ctx.Discord` and `ctx.Runtime`: what they check here, and the host call they make.
+//! The objects behind `ctx.KV`, `ctx.GlobalKV`, `ctx.ObjectStorage`, `ctx.Discord` and `ctx.Runtime`: what they check
+//! here, and the host call they make.
 //!
-//! Arguments of the wrong type are refused before anything leaves the VM; everything else (capabilities, rates, sizes)
-//! is the host's to decide.
+//! An object answers to the isolate that got it from its `ctx` and carries what that `ctx` is narrowed to. Arguments of the
+//! wrong type are refused before anything leaves the VM; rates and sizes are the host's to decide, and capabilities too,
+//! except for what is answered without it.
 
 use std::ffi::{CStr, c_int};
-use std::ptr;
 
-use mlua::ffi::{self, lua_State};
+use mlua::ffi;
 
-use crate::api::lazy;
-use crate::context::{name_type, unknown_field};
-use crate::isolate::{self, slot};
+use crate::call::{Call, Done, Fault, Named};
+use crate::caps::{Narrowed, Rights};
+use crate::context::{self, name_of_tenant};
+use crate::host;
+use crate::isolate;
+use crate::object::{Object, tag};
 use crate::scheduler;
+use crate::value;
 
-const TAG_KV: c_int = 22;
-const TAG_DISCORD: c_int = 23;
-const TAG_RUNTIME: c_int = 24;
-
-struct Method {
-    name: &'static CStr,
-    run: ffi::lua_CFunction,
-    after: Option<ffi::lua_Continuation>,
+/// One plugin of a context; KIND is its tag.
+pub struct Plugin<const KIND: c_int> {
+    isolate: u64,
+    narrowed: Option<Narrowed>,
 }
 
-struct Plugin {
-    tag: c_int,
-    place: c_int,
-    type_name: &'static CStr,
-    methods: &'static [Method],
-}
+type Kv = Plugin<{ tag::KV }>;
+type GlobalKv = Plugin<{ tag::GLOBAL_KV }>;
+type Bucket = Plugin<{ tag::BUCKET }>;
+type Discord = Plugin<{ tag::DISCORD }>;
+type Runtime = Plugin<{ tag::RUNTIME }>;
 
-const fn plain(name: &'static CStr, run: ffi::lua_CFunction) -> Method {
-    Method { name, run, after: None }
-}
-
-/// A method whose result is wrapped in a `Lazy`.
-const fn lazy(name: &'static CStr, run: ffi::lua_CFunction) -> Method {
-    Method { name, run, after: Some(wrap_lazy) }
-}
-
-static PLUGINS: [Plugin; 3] = [
-    Plugin {
-        tag: TAG_KV,
-        place: slot::KV,
-        type_name: c"KvExecutor",
-        methods: &[
-            plain(c"get", kv_get),
-            plain(c"getrecord", kv_getrecord),
-            plain(c"set", kv_set),
-            plain(c"delete", kv_delete),
-            plain(c"find", kv_find),
-        ],
-    },
-    Plugin {
-        tag: TAG_DISCORD,
-        place: slot::DISCORD,
-        type_name: c"DiscordActionExecutor",
-        methods: &[lazy(c"create_message", create_message), lazy(c"get_guild", get_guild)],
-    },
-    Plugin {
-        tag: TAG_RUNTIME,
-        place: slot::RUNTIME,
-        type_name: c"RuntimeExecutor",
-        methods: &[plain(c"gettenantstate", get_tenant_state), plain(c"settenantstate", set_tenant_state)],
-    },
-];
-
-/// Pushes the running isolate's plugin for a place of its record, made and kept there.
-pub unsafe fn make(state: *mut lua_State, place: c_int) {
-    // SAFETY: called by functions that Luau called.
-    unsafe {
-        let Some(plugin) = PLUGINS.iter().find(|plugin| plugin.place == place) else { return };
-        if ffi::lua_getmetatable(state, ffi::LUA_GLOBALSINDEX) == 0 {
-            return;
-        }
-        ffi::lua_newuserdatataggedwithmetatable(state, 0, plugin.tag);
-        ffi::lua_pushvalue(state, -1);
-        ffi::lua_rawseti_(state, -3, place);
+/// Pushes the plugin of a field of `ctx` for the running isolate.
+pub fn push(call: &Call, field: context::Field, isolate: u64, narrowed: Option<Narrowed>) {
+    use context::Field;
+    match field {
+        Field::Kv => call.push_object(Plugin::<{ tag::KV }> { isolate, narrowed }),
+        Field::GlobalKv => call.push_object(Plugin::<{ tag::GLOBAL_KV }> { isolate, narrowed }),
+        Field::ObjectStorage => call.push_object(Plugin::<{ tag::BUCKET }> { isolate, narrowed }),
+        Field::Discord => call.push_object(Plugin::<{ tag::DISCORD }> { isolate, narrowed }),
+        Field::Runtime => call.push_object(Plugin::<{ tag::RUNTIME }> { isolate, narrowed }),
     }
 }
 
-/// Raises unless the object at index 1 is the running isolate's own plugin.
-unsafe fn own(state: *mut lua_State, tag: c_int) {
-    // SAFETY: called by functions that Luau called.
-    unsafe {
-        let Some(plugin) = PLUGINS.iter().find(|plugin| plugin.tag == tag) else { return };
-        if ffi::lua_userdatatag(state, 1) != tag {
-            ffi::luaL_typeerror(state, 1, plugin.type_name.as_ptr());
-        }
-        isolate::push_slot(state, plugin.place);
-        if ffi::lua_rawequal(state, 1, -1) == 0 {
-            ffi::luaL_error(state, c"this %s belongs to another template".as_ptr(), plugin.type_name.as_ptr());
-        }
-        ffi::lua_settop(state, -2);
+/// The plugin at index 1, which must be one of the running isolate's.
+fn own<const KIND: c_int>(call: &Call) -> Result<&Plugin<KIND>, Fault>
+where
+    Plugin<KIND>: Object,
+{
+    let plugin = call.object::<Plugin<KIND>>(1)?;
+    // SAFETY: the running thread.
+    match unsafe { isolate::current(call.state) } {
+        Some(core) if core.id == plugin.isolate => Ok(plugin),
+        _ => Err(format!("this {} belongs to another template", Plugin::<KIND>::NAME.to_string_lossy()).into()),
     }
+}
+
+/// What an argument must be.
+type Check = fn(&Call, c_int) -> Result<(), Fault>;
+
+/// Checks the arguments from index 2 on and makes the host call.
+fn remote<const KIND: c_int>(call: &Call, name: &str, checks: &[Check]) -> Done
+where
+    Plugin<KIND>: Object,
+{
+    let plugin = own::<KIND>(call)?;
+    for (index, check) in (2..).zip(checks) {
+        check(call, index)?;
+    }
+    let nargs = checks.len() as c_int;
+    call.set_top(1 + nargs);
+    host::ask(call, name, plugin.narrowed.as_deref(), 2, nargs)
 }
 
 // ---- arguments ----------------------------------------------------------------------------------------
 
-/// The argument at `index` must be a text; numbers count as theirs.
-unsafe fn text(state: *mut lua_State, index: c_int) {
-    // SAFETY: called by functions that Luau called.
-    unsafe { ffi::luaL_checklstring(state, index, ptr::null_mut()) };
+fn text(call: &Call, index: c_int) -> Result<(), Fault> {
+    call.bytes(index).map(|_| ())
 }
 
-/// The argument at `index` must be a list of at least one text.
-unsafe fn scopes(state: *mut lua_State, index: c_int) {
-    // SAFETY: called by functions that Luau called.
-    unsafe {
-        ffi::luaL_checktype(state, index, ffi::LUA_TTABLE);
-        let n = ffi::lua_objlen_(state, index);
-        if n == 0 {
-            ffi::luaL_argerror(state, index, c"a list of at least one scope is expected".as_ptr());
-        }
-        for i in 1..=n {
-            if ffi::lua_rawgeti_(state, index, i) != ffi::LUA_TSTRING {
-                ffi::luaL_argerror(state, index, c"each scope must be a string".as_ptr());
-            }
-            ffi::lua_settop(state, -2);
-        }
+fn optional_text(call: &Call, index: c_int) -> Result<(), Fault> {
+    if call.is_nil(index) { Ok(()) } else { text(call, index) }
+}
+
+fn present(call: &Call, index: c_int) -> Result<(), Fault> {
+    if call.kind(index) == ffi::LUA_TNONE { Err(call.bad(index, "a value is expected; nil is one")) } else { Ok(()) }
+}
+
+fn table(call: &Call, index: c_int) -> Result<(), Fault> {
+    call.table(index)
+}
+
+fn number(call: &Call, index: c_int) -> Result<(), Fault> {
+    call.number(index).map(|_| ())
+}
+
+/// Text, buffer or Blob.
+fn content(call: &Call, index: c_int) -> Result<(), Fault> {
+    let is_blob = call.kind(index) == ffi::LUA_TUSERDATA;
+    if is_blob || call.kind(index) == ffi::LUA_TBUFFER { Ok(()) } else { text(call, index) }
+}
+
+fn time_delta(call: &Call, index: c_int) -> Result<(), Fault> {
+    if call.kind(index) == ffi::LUA_TUSERDATA { Ok(()) } else { Err(call.wrong(index, "TimeDelta")) }
+}
+
+/// A list of at least one text.
+fn scopes(call: &Call, index: c_int) -> Result<(), Fault> {
+    call.table(index)?;
+    let n = call.length(index);
+    if n == 0 {
+        return Err(call.bad(index, "a list of at least one scope is expected"));
     }
-}
-
-/// The field of the table at `index` must have a type; a number may stand for a text where `or_number`.
-unsafe fn field(state: *mut lua_State, index: c_int, name: &CStr, kind: c_int, or_number: bool) {
-    // SAFETY: called by functions that Luau called.
-    unsafe {
-        let got = ffi::lua_rawgetfield(state, index, name.as_ptr());
-        if got != kind && !(or_number && got == ffi::LUA_TNUMBER) {
-            let (want, got) = (ffi::lua_typename(state, kind), ffi::lua_typename(state, got));
-            ffi::luaL_error(state, c"field '%s' of argument #%d: %s expected, got %s".as_ptr(), name.as_ptr(), index - 1, want, got);
-        }
-        ffi::lua_settop(state, -2);
-    }
-}
-
-// ---- ctx.KV -------------------------------------------------------------------------------------------
-
-/// `(self, key, scopes)`.
-unsafe fn kv_key(state: *mut lua_State) {
-    // SAFETY: called by functions that Luau called.
-    unsafe {
-        own(state, TAG_KV);
-        text(state, 2);
-        scopes(state, 3);
-        ffi::lua_settop(state, 3);
-    }
-}
-
-unsafe extern "C-unwind" fn kv_get(state: *mut lua_State) -> c_int {
-    // SAFETY: called by Luau.
-    unsafe {
-        kv_key(state);
-        scheduler::host_call(state, "kv.get", 2, 2)
-    }
-}
-
-unsafe extern "C-unwind" fn kv_getrecord(state: *mut lua_State) -> c_int {
-    // SAFETY: called by Luau.
-    unsafe {
-        kv_key(state);
-        scheduler::host_call(state, "kv.getrecord", 2, 2)
-    }
-}
-
-unsafe extern "C-unwind" fn kv_delete(state: *mut lua_State) -> c_int {
-    // SAFETY: called by Luau.
-    unsafe {
-        kv_key(state);
-        scheduler::host_call(state, "kv.delete", 2, 2)
-    }
-}
-
-unsafe extern "C-unwind" fn kv_find(state: *mut lua_State) -> c_int {
-    // SAFETY: called by Luau.
-    unsafe {
-        kv_key(state);
-        scheduler::host_call(state, "kv.find", 2, 2)
-    }
-}
-
-unsafe extern "C-unwind" fn kv_set(state: *mut lua_State) -> c_int {
-    // SAFETY: called by Luau.
-    unsafe {
-        own(state, TAG_KV);
-        text(state, 2);
-        ffi::luaL_checkany(state, 3);
-        scopes(state, 4);
-        ffi::lua_settop(state, 4);
-        scheduler::host_call(state, "kv.set", 2, 3)
-    }
-}
-
-// ---- ctx.Discord ----------------------------------------------------------------------------------------
-
-unsafe extern "C-unwind" fn create_message(state: *mut lua_State) -> c_int {
-    // SAFETY: called by Luau.
-    unsafe {
-        own(state, TAG_DISCORD);
-        ffi::luaL_checktype(state, 2, ffi::LUA_TTABLE);
-        field(state, 2, c"channel_id", ffi::LUA_TSTRING, true);
-        field(state, 2, c"data", ffi::LUA_TTABLE, false);
-        ffi::lua_settop(state, 2);
-        scheduler::host_call(state, "discord.create_message", 2, 1)
-    }
-}
-
-unsafe extern "C-unwind" fn get_guild(state: *mut lua_State) -> c_int {
-    // SAFETY: called by Luau.
-    unsafe {
-        own(state, TAG_DISCORD);
-        ffi::lua_settop(state, 1);
-        scheduler::host_call(state, "discord.get_guild", 2, 0)
-    }
-}
-
-/// The answer is there: gives it as the data of a `Lazy`, unless it is one.
-unsafe extern "C-unwind" fn wrap_lazy(state: *mut lua_State, _status: c_int) -> c_int {
-    // SAFETY: called by Luau with the answer on top.
-    unsafe {
-        if ffi::lua_gettop(state) == 0 {
-            ffi::lua_pushnil(state);
-        }
-        if !lazy::is_lazy(state, -1) {
-            lazy::push_made(state, -1);
-        }
-        1
-    }
-}
-
-// ---- ctx.Runtime ----------------------------------------------------------------------------------------
-
-unsafe extern "C-unwind" fn get_tenant_state(state: *mut lua_State) -> c_int {
-    // SAFETY: called by Luau.
-    unsafe {
-        own(state, TAG_RUNTIME);
-        ffi::lua_settop(state, 1);
-        scheduler::host_call(state, "runtime.gettenantstate", 2, 0)
-    }
-}
-
-unsafe extern "C-unwind" fn set_tenant_state(state: *mut lua_State) -> c_int {
-    // SAFETY: called by Luau.
-    unsafe {
-        own(state, TAG_RUNTIME);
-        ffi::luaL_checktype(state, 2, ffi::LUA_TTABLE);
-        field(state, 2, c"events", ffi::LUA_TTABLE, false);
-        ffi::lua_settop(state, 2);
-        scheduler::host_call(state, "runtime.settenantstate", 2, 1)
-    }
-}
-
-// ---- types ----------------------------------------------------------------------------------------------
-
-unsafe extern "C-unwind" fn no_such_method(state: *mut lua_State) -> c_int {
-    // SAFETY: called by Luau.
-    unsafe { unknown_field(state) }
-}
-
-pub unsafe fn install(state: *mut lua_State) {
-    // SAFETY: while a VM is set up.
-    unsafe {
-        for plugin in &PLUGINS {
-            ffi::lua_createtable(state, 0, 6);
-            name_type(state, plugin.type_name);
-            ffi::lua_createtable(state, 0, plugin.methods.len() as c_int);
-            for method in plugin.methods {
-                ffi::lua_pushcclosurek(state, method.run, method.name.as_ptr(), 0, method.after);
-                ffi::lua_rawsetfield(state, -2, method.name.as_ptr());
-            }
-            ffi::lua_createtable(state, 0, 1);
-            ffi::lua_pushcclosurek(state, no_such_method, c"index".as_ptr(), 0, None);
-            ffi::lua_rawsetfield(state, -2, c"__index".as_ptr());
-            ffi::lua_setmetatable(state, -2);
-            ffi::lua_setreadonly(state, -1, 1);
-            ffi::lua_rawsetfield(state, -2, c"__index".as_ptr());
-            ffi::lua_setuserdatametatable(state, plugin.tag);
+    for place in 1..=n {
+        let kind = call.push_item(index, place);
+        call.set_top(call.top() - 1);
+        if kind != ffi::LUA_TSTRING {
+            return Err(call.bad(index, "each scope must be a string"));
         }
     }
+    Ok(())
+}
+
+/// The field of the table at `index` must have a type; a number may stand for a text.
+fn field(call: &Call, index: c_int, name: &CStr, want: c_int) -> Result<(), Fault> {
+    let got = call.push_field(index, name);
+    call.set_top(call.top() - 1);
+    if got == want || (want == ffi::LUA_TSTRING && got == ffi::LUA_TNUMBER) {
+        return Ok(());
+    }
+    // SAFETY: names of Luau's types.
+    let (want, got) = unsafe { (CStr::from_ptr(ffi::lua_typename(call.state, want)), CStr::from_ptr(ffi::lua_typename(call.state, got))) };
+    let (name, want, got) = (name.to_string_lossy(), want.to_string_lossy(), got.to_string_lossy());
+    Err(format!("field '{name}' of argument #{}: {want} expected, got {got}", index - 1).into())
+}
+
+fn message(call: &Call, index: c_int) -> Result<(), Fault> {
+    call.table(index)?;
+    field(call, index, c"channel_id", ffi::LUA_TSTRING)?;
+    field(call, index, c"data", ffi::LUA_TTABLE)
+}
+
+fn tenant_state(call: &Call, index: c_int) -> Result<(), Fault> {
+    call.table(index)?;
+    field(call, index, c"events", ffi::LUA_TTABLE)?;
+    field(call, index, c"data", ffi::LUA_TTABLE)
+}
+
+// ---- methods ------------------------------------------------------------------------------------------
+
+/// Methods that are host calls: the name in Luau, the name of the call, what the arguments must be.
+macro_rules! remote {
+    ($plugin:ident: $($name:ident $call:literal ($($check:ident),*))*) => {
+        &[$((remote!(@c $name), |call| remote::<{ <$plugin as Object>::TAG }>(call, $call, &[$($check),*]))),*]
+    };
+    (@c $name:ident) => {
+        match CStr::from_bytes_with_nul(concat!(stringify!($name), "\0").as_bytes()) {
+            Ok(name) => name,
+            Err(_) => c"",
+        }
+    };
+}
+
+impl Object for Kv {
+    const TAG: c_int = tag::KV;
+    const NAME: &'static CStr = c"KvExecutor";
+    const METHODS: &'static [Named] = remote! { Kv:
+        get "kv.get" (text, scopes)
+        getrecord "kv.getrecord" (text, scopes)
+        find "kv.find" (text, scopes)
+        set "kv.set" (text, present, scopes)
+        delete "kv.delete" (text, scopes)
+        list_scopes "kv.list_scopes" ()
+    };
+}
+
+impl Object for GlobalKv {
+    const TAG: c_int = tag::GLOBAL_KV;
+    const NAME: &'static CStr = c"GlobalKvExecutor";
+    const METHODS: &'static [Named] = remote! { GlobalKv:
+        find "globalkv.find" (text, text)
+        get "globalkv.get" (text, number, text)
+        create "globalkv.create" (table)
+        delete "globalkv.delete" (text, number, text)
+    };
+}
+
+impl Object for Bucket {
+    const TAG: c_int = tag::BUCKET;
+    const NAME: &'static CStr = c"Bucket";
+    const METHODS: &'static [Named] = remote! { Bucket:
+        list_files "objectstorage.list_files" (optional_text)
+        file_exists "objectstorage.file_exists" (text)
+        download_file "objectstorage.download_file" (text)
+        get_file_url "objectstorage.get_file_url" (text, time_delta)
+        upload_file "objectstorage.upload_file" (text, content)
+        delete_file "objectstorage.delete_file" (text)
+    };
+    const FIELDS: &'static [Named] = &[(c"bucket_name", bucket_name)];
+}
+
+fn bucket_name(call: &Call) -> Done {
+    own::<{ tag::BUCKET }>(call)?;
+    call.push_bytes(name_of_tenant(scheduler::vm().tenant).as_bytes());
+    Ok(1)
+}
+
+impl Object for Discord {
+    const TAG: c_int = tag::DISCORD;
+    const NAME: &'static CStr = c"DiscordActionExecutor";
+    const METHODS: &'static [Named] = remote! { Discord:
+        create_message "discord.create_message" (message)
+        get_guild "discord.get_guild" ()
+    };
+}
+
+impl Object for Runtime {
+    const TAG: c_int = tag::RUNTIME;
+    const NAME: &'static CStr = c"RuntimeExecutor";
+    const METHODS: &'static [Named] = &[
+        (c"gettenantstate", |call| remote::<{ tag::RUNTIME }>(call, "runtime.gettenantstate", &[])),
+        (c"settenantstate", |call| remote::<{ tag::RUNTIME }>(call, "runtime.settenantstate", &[tenant_state])),
+        (c"stats", |call| remote::<{ tag::RUNTIME }>(call, "runtime.stats", &[])),
+        (c"links", |call| runtime_info(call, "links", c"links")),
+        (c"eventlist", |call| runtime_info(call, "eventlist", c"events")),
+    ];
+}
+
+/// Whether the running isolate's Runtime object at index 1 may do something that needs no host.
+fn may(call: &Call, action: &str) -> Result<(), Fault> {
+    let plugin = own::<{ tag::RUNTIME }>(call)?;
+    // SAFETY: the running thread.
+    let Some(core) = (unsafe { isolate::current(call.state) }) else { return Err("no template runs".into()) };
+    let rights = Rights { template: &core.template.caps, narrowed: plugin.narrowed.as_deref() };
+    if rights.permit(b"runtime:*") || rights.permit(format!("runtime:{action}").as_bytes()) {
+        return Ok(());
+    }
+    Err(format!("runtime operation `{action}` not allowed in this template context").into())
+}
+
+/// Pushes one entry of what the engine was told at its start, read-only.
+fn runtime_info(call: &Call, action: &str, entry: &CStr) -> Done {
+    may(call, action)?;
+    let known = &scheduler::vm().limits.runtime_info;
+    // SAFETY: the running thread, and a list of one map.
+    unsafe { value::push_list(call.state, known) }?;
+    if call.push_field(-1, entry) != ffi::LUA_TTABLE {
+        return Err(format!("the host has told nothing of its {action}").into());
+    }
+    call.freeze(-1);
+    Ok(1)
 }

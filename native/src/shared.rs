@@ -15,6 +15,7 @@ use crate::preempt;
 use crate::program::Program;
 use crate::request::Arrival;
 use crate::stats::Stats;
+use crate::user::CurrentUser;
 use crate::timer::Timer;
 
 pub enum In {
@@ -74,6 +75,7 @@ pub struct Shared {
     /// `OPEN`, or why nothing is accepted any more.
     pub state: AtomicU8,
     pub next_call: AtomicU64,
+    pub user: CurrentUser,
     linger: Linger,
     lingered: AtomicU32,
     pub stats: Stats,
@@ -104,6 +106,7 @@ impl Shared {
             tenant: AtomicU64::new(0),
             blame,
             state: AtomicU8::new(OPEN),
+            user: CurrentUser::default(),
             next_call: AtomicU64::new(1),
             linger: Linger::new(limits::ANSWER_WINDOW),
             lingered: AtomicU32::new(0),

@@ -15,7 +15,7 @@ mod leave;
 mod path;
 mod times;
 
-pub use enter::push_list;
+pub use enter::{copy, push_list};
 pub use leave::{encode, encode_all};
 
 pub const DEPTH_MAX: u32 = 64;
@@ -59,6 +59,12 @@ impl From<String> for Refusal {
 impl From<&'static str> for Refusal {
     fn from(text: &'static str) -> Self {
         Refusal { limit: None, text: text.into(), path: Vec::new() }
+    }
+}
+
+impl From<Refusal> for Fault {
+    fn from(refusal: Refusal) -> Self {
+        Fault { text: refusal.text, limit: refusal.limit }
     }
 }
 

@@ -80,6 +80,7 @@ class Driver:
         self.engine = _native.Engine(**HOOKED, **options)
         self.answers: dict[int, Done | Failed | Any] = {}
         self.calls: list[tuple[int, int, str, str, list[Any]]] = []
+        self.narrowed: list[list[str] | None] = []
         self.logs: list[tuple[int, str, str, str]] = []
         self.deaf: list[tuple[int, int]] = []
         self.holding = False
@@ -122,8 +123,9 @@ class Driver:
         select.select([self.engine.fileno()], [], [], seconds)
         for kind, tenant, number, payload in self.engine.drain():
             if kind == _native.HOST_CALL:
-                request, template, name, _narrowed, args = msgpack.unpackb(payload, strict_map_key=False)
+                request, template, name, narrowed, args = msgpack.unpackb(payload, strict_map_key=False)
                 self.calls.append((number, request, template, name, args))
+                self.narrowed.append(narrowed)
                 if name != "never" and not self.holding:
                     self.reply(number, name, args)
             elif kind == _native.LOG:

@@ -200,3 +200,47 @@ def test_scripts_have_ctx_and_every_capability(driver):
         True,
     ]
     assert "script:1: Expected" in driver.error("return +")
+
+
+def test_a_call_through_a_sub_context_says_what_it_is_narrowed_to(make):
+    driver = make()
+    driver.holding = True
+    source = """return function(ctx)
+        local sub = ctx:with({ capabilities = { "kv:*", "x" } })
+        task.spawn(function() sub.KV:get("k", { "s" }) end)
+        task.spawn(function() sub:with({ capabilities = {} }).KV:get("k", { "s" }) end)
+        ctx.KV:get("k", { "s" })
+    end"""
+    driver.load(("t", source))
+    driver.event()
+    driver.until(lambda: len(driver.calls) == 3)
+    assert driver.narrowed == [["kv:*", "x"], [], None]
+
+
+def test_the_bots_own_user_is_a_field_once_it_is_known(make):
+    driver = make()
+    driver.load(("t", "return function(ctx) return ctx.current_user.id .. ctx.current_user.username end"))
+    assert "not known yet" in driver.done(driver.event()).error
+    driver.engine.set_current_user(b'{"id":"5","username":"bot"}')
+    assert driver.done(driver.event()).value == "5bot"
+
+
+def test_runtime_tells_links_and_events_without_a_host_call(make):
+    info = msgpack.packb({"links": {"api_url": "http://x"}, "events": ["A", "B"]})
+    driver = make(runtime_info=info)
+    source = """return function(ctx)
+        local links, events = ctx.Runtime:links(), ctx.Runtime:eventlist()
+        assert(table.isfrozen(links))
+        local ok, err = pcall(function() return ctx:with({ capabilities = {} }).Runtime:links() end)
+        assert(not ok and string.find(err, "runtime operation `links` not allowed in this template context", 1, true), err)
+        return links.api_url .. events[2]
+    end"""
+    driver.load(("t", source))
+    assert driver.done(driver.event()).value == "http://xB"
+    assert driver.calls == []
+
+
+def test_an_object_store_is_named_after_its_tenant(make):
+    driver = make()
+    driver.load(("t", "return function(ctx) return ctx.ObjectStorage.bucket_name end"), tenant=(1 << 63) | 77)
+    assert driver.done(driver.event(tenant=(1 << 63) | 77)).value == "77"

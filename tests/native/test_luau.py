@@ -5,6 +5,7 @@ The entry is one function or has the key ``E``. Host calls go to a small key-val
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,11 @@ def files_of(fact: Path) -> dict[str, str]:
     if fact.is_file():
         return {"init.luau": fact.read_text()}
     return {str(path.relative_to(fact)): path.read_text() for path in fact.rglob("*") if path.is_file()}
+
+
+def lazy_json(value: Any) -> msgpack.ExtType:
+    """What Discord's answers cross as (docs/values.md)."""
+    return msgpack.ExtType(8, json.dumps(value).encode())
 
 
 class Host:
@@ -46,9 +52,10 @@ class Host:
             case "kv.find", [_, scopes]:
                 return [[{"key": key, "value": value} for (key, s), value in self.kv.items() if s == tuple(scopes)]]
             case "discord.create_message", [request]:
-                return [{"id": "9", "channel_id": request["channel_id"], "content": request["data"].get("content")}]
+                content = request["data"].get("content")
+                return [lazy_json({"id": "9", "channel_id": request["channel_id"], "content": content})]
             case "discord.get_guild", []:
-                return [{"id": "1", "name": "Guild"}]
+                return [lazy_json({"id": "1", "name": "Guild"})]
             case "runtime.gettenantstate", []:
                 return [{"events": ["E"], "banned": False, "data": {}}]
             case "runtime.settenantstate", [_]:

@@ -29,6 +29,15 @@ pub unsafe fn push_list(state: *mut lua_State, bytes: &[u8]) -> Crossed<c_int> {
     if reader.is_empty() { Ok(n as c_int) } else { Err("bytes follow the value".into()) }
 }
 
+/// Pushes a copy of the value at `index` that shares nothing with it. On an error the stack is the caller's to reset.
+pub unsafe fn copy(state: *mut lua_State, index: c_int) -> Crossed<()> {
+    let mut packed = Vec::new();
+    unsafe {
+        super::encode(state, index, &mut packed)?;
+        push_one(state, &mut Reader::new(&packed), 0, &mut Budget::new())
+    }
+}
+
 unsafe fn push_one(state: *mut lua_State, reader: &mut Reader, depth: u32, budget: &mut Budget) -> Crossed<()> {
     budget.spend(depth)?;
     unsafe {

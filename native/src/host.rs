@@ -1,0 +1,58 @@
+//! Host calls: what scripts ask of Python. The calling thread waits without a value, exactly like `coroutine.yield()`; it
+//! goes on with the answer's values, or with its error raised where the script made the call.
+
+use std::ffi::c_int;
+
+use mlua::ffi;
+
+use crate::call::{Call, Done, Fault, Named, WAIT};
+use crate::limits;
+use crate::msgpack;
+use crate::scheduler;
+use crate::thread::ThreadRef;
+use crate::value;
+
+/// Asks for `name` with the `nargs` arguments from stack index `first` on: a native function ends with
+/// `return host::ask(...)`. `narrowed` are the capabilities that the call must do with besides the template's.
+pub fn ask(call: &Call, name: &str, narrowed: Option<&[Box<str>]>, first: c_int, nargs: c_int) -> Done {
+    scheduler::can_wait(call)?;
+    let vm = scheduler::vm();
+    if vm.is_check {
+        return Err("a template that is being checked cannot call the host".into());
+    }
+    if vm.cannot_wait(false).is_some() {
+        let text = format!("too many calls and threads are waiting: {} may (limit: calls)", vm.limits.threads_max);
+        return Err(Fault::limit(limits::CALLS, text));
+    }
+    // SAFETY: the running thread of the current VM, and arguments that are on its stack.
+    unsafe {
+        let Some(origin) = vm.origin(call.state) else {
+            return Err("this thread belongs to no request".into());
+        };
+        let mut out = Vec::with_capacity(128);
+        msgpack::array(&mut out, 5);
+        msgpack::uint(&mut out, origin.request);
+        msgpack::str(&mut out, &origin.held.template.name);
+        msgpack::str(&mut out, name);
+        match narrowed {
+            None => msgpack::nil(&mut out),
+            Some(caps) => {
+                msgpack::array(&mut out, caps.len());
+                caps.iter().for_each(|cap| msgpack::str(&mut out, cap));
+            }
+        }
+        msgpack::array(&mut out, nargs.max(0) as usize);
+        value::encode_all(call.state, first, nargs, &mut out)?;
+        if let Some(request) = vm.requests.borrow_mut().get_mut(&origin.request) {
+            request.count_call(name);
+        }
+        drop(origin);
+        ffi::lua_settop(call.state, 0);
+        let thread = ThreadRef::running(call.state);
+        vm.wait_for_call(thread, out);
+    }
+    Ok(WAIT)
+}
+
+/// `host(name, ...)`, for tests of the engine itself.
+pub const TEST_HOOK: Named = (c"host", |call| ask(call, &call.text(1)?.to_string(), None, 2, call.count() - 1));
