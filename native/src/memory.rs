@@ -39,12 +39,14 @@ impl Charge {
         // SAFETY: a running thread; the record is mlua's and lives as long as the state.
         unsafe {
             let record = record_of(state);
-            let fits = |record: *mut Allocator| (*record).used.saturating_add_unsigned(bytes) <= (*record).limit;
-            if !fits(record) && bytes as isize <= (*record).limit {
+            // A VM that is fuller at a slice's end is lost (`look_after_memory`); an object is refused before that.
+            let allowed = (*record).limit / 8 * 7;
+            let fits = |record: *mut Allocator| (*record).used.saturating_add_unsigned(bytes) <= allowed;
+            if !fits(record) && bytes as isize <= allowed {
                 ffi::lua_gc(state, ffi::LUA_GCCOLLECT, 0);
             }
             if !fits(record) {
-                let text = format!("not enough memory: {bytes} bytes more than the {} allowed (limit: memory)", (*record).limit);
+                let text = format!("not enough memory: {bytes} bytes more do not fit, objects may fill {allowed} (limit: memory)");
                 return Err(Fault::limit(limits::MEMORY, text));
             }
             (*record).used += bytes as isize;
