@@ -230,7 +230,8 @@ fn push_new_event(call: &Call) -> Result<(), Fault> {
     unsafe {
         event::complete(call.state, 4);
         call.push_field(4, c"data");
-        value::copy(call.state, 7).map_err(|refusal| Fault { text: format!("the event's data: {}", refusal.text).into(), limit: refusal.limit })?;
+        value::copy(call.state, 7)
+            .map_err(|refusal| Fault { text: format!("the event's data: {}", refusal.text).into(), limit: refusal.limit })?;
     }
     call.push_table(0, 3);
     for (index, name) in [(5, c"name"), (6, c"author"), (8, c"data")] {
@@ -355,7 +356,10 @@ unsafe extern "C-unwind" fn namecall(state: *mut lua_State) -> c_int {
 pub unsafe fn install(state: *mut lua_State) {
     // SAFETY: while a VM is set up.
     unsafe {
-        object::make_metatable(state, &Type { name: c"TemplateContext", is_typed: true, methods: &METHODS, fields: &FIELDS, setters: &[], operators: &[] });
+        object::make_metatable(
+            state,
+            &Type { name: c"TemplateContext", is_typed: true, methods: &METHODS, fields: &FIELDS, setters: &[], operators: &[] },
+        );
         object::push_pointers(state, &METHODS);
         ffi::lua_pushcclosurek(state, namecall, c"namecall".as_ptr(), 1, None);
         ffi::lua_rawsetfield(state, -2, c"__namecall".as_ptr());

@@ -17,8 +17,8 @@ use rustc_hash::FxHashMap;
 use crate::chunk::{self, Style, chunk_name, push_chunk};
 use crate::context::{self, EventInfo};
 use crate::event;
-use crate::marks;
 use crate::json::push_str;
+use crate::marks;
 use crate::modules;
 use crate::program::{Source, Template};
 

@@ -89,7 +89,14 @@ unsafe fn push_metatable<T: Object>(state: *mut lua_State) {
         }
         ffi::lua_settop(state, -2);
         ffi::lua_setuserdatadtor(state, T::TAG, Some(drop_object::<T>));
-        let of = Type { name: T::NAME, is_typed: T::IS_TYPED, methods: T::METHODS, fields: T::FIELDS, setters: T::SETTERS, operators: T::OPERATORS };
+        let of = Type {
+            name: T::NAME,
+            is_typed: T::IS_TYPED,
+            methods: T::METHODS,
+            fields: T::FIELDS,
+            setters: T::SETTERS,
+            operators: T::OPERATORS,
+        };
         make_metatable(state, &of);
         ffi::lua_pushvalue(state, -1);
         ffi::lua_setuserdatametatable(state, T::TAG);

@@ -15,8 +15,8 @@ use crate::preempt;
 use crate::program::Program;
 use crate::request::Arrival;
 use crate::stats::Stats;
-use crate::user::CurrentUser;
 use crate::timer::Timer;
+use crate::user::CurrentUser;
 
 pub enum In {
     Program { tenant: u64, program: Arc<Program> },
