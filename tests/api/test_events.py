@@ -54,7 +54,15 @@ async def test_users_are_tenants_too(api: Api) -> None:
 
 async def test_every_event_can_be_fired_without_data(api: Api) -> None:
     assert len(DISCORD_EVENTS) == 71
-    for name in (*DISCORD_EVENTS, "OnStartup", "KeyExpiry", "KeyResume", "WebGetSettings"):
+    for name in (
+        *DISCORD_EVENTS,
+        "OnStartup",
+        "KeyExpiry",
+        "KeyResume",
+        "GetSettings",
+        "ExecuteSetting",
+        "WebGetSettings",
+    ):
         assert (await api.fire({"type": name, "guild_id": "5"}))[0] == 200
     assert [event.name for _, event in api.workers.events][-1] == "WebGetSettings"
 

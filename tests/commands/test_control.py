@@ -11,7 +11,7 @@ from pytw.errors import RequestError
 from tests.commands.lines import one_line, tw
 
 
-def test_template_put_sends_the_luau_files_of_the_folder(capsys, server, tmp_path):
+def test_template_put_sends_the_luau_files_of_the_folder_and_its_aliases(capsys, server, tmp_path):
     asked, answers = server
     folder = tmp_path / "t"
     (folder / "lib").mkdir(parents=True)
@@ -20,10 +20,11 @@ def test_template_put_sends_the_luau_files_of_the_folder(capsys, server, tmp_pat
     (folder / "lib/a.luau").write_text("return 'ä'")
     (folder / "README.md").write_text("no")
     (folder / ".git/x.luau").write_text("no")
+    (folder / "lib/.luaurc").write_text("{}")
     answers.append((200, {"name": "a/b", "version": 3, "events": ["MESSAGE"]}))
     code, out, _ = tw(capsys, "template", "put", "5", "a/b", "t", "--data-dir", str(tmp_path), "--message", "m")
     assert (code, out) == (0, "a/b: version 3 deployed, listens for MESSAGE\n")
-    files = {"init.luau": "return {}", "lib/a.luau": "return 'ä'"}
+    files = {"init.luau": "return {}", "lib/.luaurc": "{}", "lib/a.luau": "return 'ä'"}
     assert asked == [("PUT", "/guilds/5/templates/a%2Fb", {"files": files, "message": "m"})]
 
 
