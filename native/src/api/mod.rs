@@ -21,6 +21,7 @@ pub mod blob;
 mod datamgmt;
 mod datetime;
 mod interop;
+mod json;
 pub mod lazy;
 
 pub struct Library {
@@ -44,7 +45,7 @@ impl Luau {
     }
 }
 
-static LIBRARIES: &[&Library] = &[&datamgmt::LIBRARY, &datetime::LIBRARY, &interop::LIBRARY];
+static LIBRARIES: &[&Library] = &[&datamgmt::LIBRARY, &datetime::LIBRARY, &interop::LIBRARY, &json::LIBRARY];
 
 /// Pushes the library of a name; pushes nothing and gives false if there is none.
 pub unsafe fn push_registered(state: *mut lua_State, name: &str) -> bool {
