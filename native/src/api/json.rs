@@ -1,8 +1,6 @@
 //! `@antiraid/json`: JSON text of Luau values, and back.
 
-use mlua::ffi;
-
-use crate::api::Library;
+use crate::api::{Library, blob};
 use crate::call::{Call, Done, Fault};
 use crate::{json, jsonwrite};
 
@@ -22,13 +20,9 @@ fn tojsonstring(call: &Call) -> Done {
 }
 
 fn fromjsonstring(call: &Call) -> Done {
-    let text = match call.kind(1) {
-        ffi::LUA_TSTRING => call.bytes(1)?,
-        ffi::LUA_TBUFFER => call.buffer(1)?,
-        _ => return Err(call.wrong(1, "string, buffer or Blob")),
-    };
-    // SAFETY: as above; the text stays where it is while its argument is on the stack.
-    unsafe { json::push_text(call.state, json::PLAIN, text) }.map_err(|fault| named("deserialize", fault))?;
+    let text = blob::view(call, 1)?;
+    // SAFETY: as above.
+    unsafe { json::push_text(call.state, json::PLAIN, &text) }.map_err(|fault| named("deserialize", fault))?;
     Ok(1)
 }
 
