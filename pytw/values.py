@@ -73,7 +73,7 @@ class Vector(NamedTuple):
 
 
 class Interval(NamedTuple):
-    """A span of time; ``nanos`` counts up from ``seconds``, which is rounded down: -1.5 s is (-2, 500,000,000)."""
+    """A span of time, at most 2^63-1 ms; ``nanos`` counts up from ``seconds``, rounded down: -1.5 s is (-2, 500,000,000)."""
 
     seconds: int
     nanos: int
@@ -161,7 +161,7 @@ def _to_ext(value: Any) -> Any:
         case Vector():
             return msgpack.ExtType(VECTOR, struct.pack(">3f", *value))
         case Interval():
-            return msgpack.ExtType(INTERVAL, struct.pack(">qI", *value))
+            return msgpack.ExtType(INTERVAL, struct.pack(">qI", *_in_range(value)))
         case timedelta():
             return _to_ext(_interval(value))
         case datetime():
@@ -265,7 +265,7 @@ def _from_ext(kind: int, data: bytes) -> Any:
         case 3:
             return Vector(*struct.unpack(">3f", data))
         case 4:
-            return Interval(*struct.unpack(">qI", data))
+            return _in_range(Interval(*struct.unpack(">qI", data)))
         case 5:
             return TimeZone(data.decode())
         case 6:
@@ -278,6 +278,14 @@ def _from_ext(kind: int, data: bytes) -> Any:
 # ---- time ------------------------------------------------------------------------------------------
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+# What a script's TimeDelta holds: 64 bits of milliseconds, and fractions between them.
+INTERVAL_NS_MAX = I64_MAX * 1_000_000
+
+
+def _in_range(span: Interval) -> Interval:
+    if not 0 <= span.nanos < 10**9 or abs(span.seconds * 10**9 + span.nanos) > INTERVAL_NS_MAX:
+        raise ValueError("an interval is out of range")
+    return span
 
 
 def _interval(span: timedelta) -> Interval:
@@ -301,7 +309,12 @@ def _from_timestamp(when: msgpack.Timestamp) -> datetime | msgpack.Timestamp:
         return when
 
 
-def _rfc3339(when: msgpack.Timestamp) -> str:
+def rfc3339(when: msgpack.Timestamp) -> str:
+    """The text of *when*, in UTC, with 0, 3, 6 or 9 digits after the second.
+
+    Raises:
+        ValueError: outside the years 1 to 9999.
+    """
     try:
         second = (_EPOCH + timedelta(seconds=when.seconds)).strftime("%Y-%m-%dT%H:%M:%S").rjust(19, "0")
     except OverflowError:
@@ -358,7 +371,7 @@ def _to_tagged(value: Any, depth: int, budget: _Budget) -> Any:
         case Vector():
             return {"Vector": [_to_tagged(x, depth, budget)["Float"] for x in map(float, value)]}
         case Interval():
-            return {"Interval": list(value)}
+            return {"Interval": list(_in_range(value))}
         case timedelta():
             return {"Interval": list(_interval(value))}
         case LazyStringMap():
@@ -370,9 +383,9 @@ def _to_tagged(value: Any, depth: int, budget: _Budget) -> Any:
                 "Map": [[_to_tagged(k, depth + 1, budget), _to_tagged(v, depth + 1, budget)] for k, v in value.items()]
             }
         case datetime():
-            return {"Timestamptz": _rfc3339(_timestamp(value))}
+            return {"Timestamptz": rfc3339(_timestamp(value))}
         case msgpack.Timestamp():
-            return {"Timestamptz": _rfc3339(value)}
+            return {"Timestamptz": rfc3339(value)}
         case _:
             raise ValueError(f"a {type(value).__name__} is no KhronosValue")
 
@@ -440,7 +453,7 @@ def _from_tagged(tagged: Any, depth: int, budget: _Budget) -> Any:
             return Vector(x, y, z)
         case "Interval":
             seconds, nanos = _expect(list, inner, tag)
-            return Interval(_integer(seconds, -I64_MAX - 1, I64_MAX, tag), _integer(nanos, 0, 999_999_999, tag))
+            return _in_range(Interval(_integer(seconds, -I64_MAX, I64_MAX, tag), _integer(nanos, 0, 999_999_999, tag)))
         case "TimeZone":
             return TimeZone(_expect(str, inner, tag))
         case "LazyStringMap":

@@ -13,7 +13,6 @@ use crate::limits;
 mod enter;
 mod leave;
 mod path;
-mod times;
 
 pub use enter::{copy, push_list};
 pub use leave::{encode, encode_all};

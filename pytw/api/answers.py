@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Any
 
+import msgpack
 import orjson
 from aiohttp import web
 
@@ -36,6 +37,8 @@ def plain(value: Any) -> Any:
     match value:
         case datetime():
             return value.isoformat()
+        case msgpack.Timestamp():
+            return values.rfc3339(value).removesuffix("Z") + "+00:00"
         case values.RawText():
             return bytes(value).decode(errors="replace")
         case bytes() | bytearray():

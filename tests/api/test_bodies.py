@@ -8,9 +8,10 @@ import logging
 import zlib
 from pathlib import Path
 
+import msgpack
 import pytest
 
-from pytw.api import bodies, server
+from pytw.api import answers, bodies, server
 from pytw.limits import API_BODY_BYTES_MAX
 from tests.api.conftest import Api
 
@@ -144,3 +145,8 @@ async def test_what_is_not_http_is_answered_and_not_logged(api: Api, caplog: pyt
 async def test_answers_do_not_say_which_server_they_come_from(api: Api) -> None:
     async with api.tcp.get("/readyz") as response:
         assert "Server" not in response.headers
+
+
+def test_times_to_the_nanosecond_are_text() -> None:
+    """What a script makes of ``now()`` is finer than Python's times."""
+    assert answers.plain(msgpack.Timestamp(1, 2)) == "1970-01-01T00:00:01.000000002+00:00"

@@ -45,7 +45,8 @@ class Host:
                 found = (key, tuple(scopes)) in self.kv
                 return [self.kv.get((key, tuple(scopes))), found]
             case "kv.getrecord", [key, scopes]:
-                return [{"key": key, "scopes": scopes, "exists": (key, tuple(scopes)) in self.kv}]
+                found = (key, tuple(scopes)) in self.kv
+                return [{"key": key, "scopes": scopes, "exists": found, "created_at": msgpack.Timestamp(1772172453)}]
             case "kv.delete", [key, scopes]:
                 self.kv.pop((key, tuple(scopes)), None)
                 return []

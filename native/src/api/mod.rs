@@ -19,7 +19,7 @@ use crate::program::{self, SyntaxError};
 
 pub mod blob;
 mod datamgmt;
-mod datetime;
+pub mod datetime;
 mod interop;
 mod json;
 pub mod lazy;

@@ -4,9 +4,9 @@ use std::ffi::c_int;
 
 use mlua::ffi::{self, lua_State};
 
-use super::times::{rfc3339, timestamp};
 use super::{Budget, Crossed, EXACT, TOO_MANY, kind};
 use crate::api::blob;
+use crate::api::datetime::{DateTime, TimeDelta, Timezone};
 use crate::api::lazy::{Json, Lazy, Opaque, unreadable};
 use crate::json::{self, push_str};
 use crate::marks;
@@ -108,19 +108,15 @@ unsafe fn push_ext(state: *mut lua_State, kind: i8, v: &[u8]) -> Crossed<()> {
     const BAD: &str = "an extension has the wrong size";
     unsafe {
         match kind {
-            kind::RAW_TEXT | kind::TIME_ZONE => push_str(state, v),
+            kind::RAW_TEXT => push_str(state, v),
             kind::BUFFER => push_buffer(state, v),
             kind::VECTOR => {
                 let all: [u8; 12] = v.try_into().map_err(|_| BAD)?;
                 let at = |i: usize| f32::from_be_bytes([all[i], all[i + 1], all[i + 2], all[i + 3]]);
                 ffi::lua_pushvector(state, at(0), at(4), at(8));
             }
-            kind::INTERVAL => {
-                let all: [u8; 12] = v.try_into().map_err(|_| BAD)?;
-                let seconds = i64::from_be_bytes(all[..8].try_into().map_err(|_| BAD)?);
-                let nanos = u32::from_be_bytes(all[8..].try_into().map_err(|_| BAD)?);
-                ffi::lua_pushnumber(state, seconds as f64 + f64::from(nanos) / 1e9);
-            }
+            kind::INTERVAL => object::push(state, TimeDelta::from_wire(v)?),
+            kind::TIME_ZONE => object::push(state, Timezone::from_wire(v)?),
             kind::LAZY_STRING_MAP => object::push(state, Lazy::map(StringMap::read(state, v)?)),
             kind::LAZY_JSON => object::push(state, Lazy::json(Json::new(state, v)?)),
             kind::OPAQUE_JSON => object::push(state, Opaque::json(Json::new(state, v)?)),
@@ -130,12 +126,7 @@ unsafe fn push_ext(state: *mut lua_State, kind: i8, v: &[u8]) -> Crossed<()> {
                 let n = u64::from_be_bytes(v.try_into().map_err(|_| BAD)?);
                 push_decimal(state, false, n);
             }
-            kind::TIMESTAMP => {
-                let (seconds, nanos) = timestamp(v).ok_or(BAD)?;
-                let mut text = [0; 48];
-                let n = rfc3339(seconds, nanos, &mut text).ok_or("a time is outside the years 0 to 9999")?;
-                push_str(state, &text[..n]);
-            }
+            kind::TIMESTAMP => object::push(state, DateTime::from_wire(v)?),
             _ => return Err(format!("the extension {kind} is not known").into()),
         }
     }

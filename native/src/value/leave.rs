@@ -7,6 +7,7 @@ use mlua::ffi::{self, lua_State};
 
 use super::{BYTES_MAX, Budget, Crossed, EXACT, NODES_MAX, Refusal, TOO_LONG, TOO_MANY, kind};
 use crate::api::blob::Blob;
+use crate::api::datetime::{DateTime, TimeDelta, Timezone};
 use crate::api::lazy::Lazy;
 use crate::event;
 use crate::json::bytes_at;
@@ -145,6 +146,9 @@ impl Walk<'_> {
                     self.ext(kind::BUFFER, &blob.view()?)?;
                     self.taken.push(Taken::Blob(blob));
                 }
+                tag::TIME_DELTA => self.ext(kind::INTERVAL, &own::<TimeDelta>(state, index).to_wire())?,
+                tag::TIME_ZONE => self.ext(kind::TIME_ZONE, own::<Timezone>(state, index).to_wire())?,
+                tag::DATE_TIME => self.ext(kind::TIMESTAMP, &own::<DateTime>(state, index).to_wire()?)?,
                 _ => return Err(format!("a {} cannot leave the script", type_of(state, index)).into()),
             }
         }

@@ -15,6 +15,7 @@ mod instant;
 mod moment;
 mod timedelta;
 mod timezone;
+mod wire;
 
 pub use instant::DateTime;
 pub use timedelta::TimeDelta;
