@@ -141,6 +141,20 @@ HOST_CALL_S = 30.0
 RATE_TENANTS_MAX = 20_000
 BOT_STATS_S = 100.0
 BOT_STATS_RETRY_S = 5.0
+HTTP_DOMAINS = ("cdn.discordapp.com",)  # by default
+HTTP_TIMEOUT_S = 5.0
+HTTP_IN_FLIGHT_MAX = 6  # of one tenant
+HTTP_QUEUE_MAX = 32  # of one tenant
+HTTP_REQUESTS_MAX = 512  # of one worker
+HTTP_URL_BYTES_MAX = 8_190
+HTTP_HEADERS_MAX = 128
+HTTP_HEADER_FIELD_BYTES_MAX = 8_190
+HTTP_HEADER_BYTES_MAX = 32_768
+HTTP_BODY_BYTES_MAX = 10 * MIB  # half of a VM's memory
+HTTP_ANSWER_BYTES_MAX = HTTP_BODY_BYTES_MAX + 2 * HTTP_HEADER_BYTES_MAX
+HTTP_BUFFERED_BYTES_MAX = 256 * MIB  # of one worker
+HTTP_INFLATE_STEP_BYTES = 262_144
+HTTP_DNS_THREADS_MAX = 4
 
 # ---- key-value store -----------------------------------------------------------------------------
 KV_KEY_BYTES_MAX = 512

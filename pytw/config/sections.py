@@ -15,10 +15,11 @@ from msgspec import Meta, Struct
 
 from pytw.config.addresses import is_loopback, split_address
 from pytw.errors import ConfigError
-from pytw.limits import Limits
+from pytw.limits import HTTP_DOMAINS, Limits
 
 _ADDRESS = r"^(\[[0-9A-Fa-f:]+\]|[^\s:/\[\]]+):([0-9]{1,4}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])$"
 _ADDRESS_TEXT = "HOST:PORT, such as 127.0.0.1:60000"
+_DOMAIN = r"^(\*|[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+)$"
 _URL_TEXT = "an address that starts with http:// or https://"
 
 
@@ -118,6 +119,13 @@ class Templates(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         bool,
         Meta(description="Rate limits of host calls as the reference has them: N at once, then one per period, not N."),
     ] = False
+    http_domains: Annotated[
+        list[Annotated[str, Meta(pattern=_DOMAIN)]],
+        Meta(
+            description="Domains that `ctx.HTTPClient` may reach, with their subdomains. `*`: every public host.",
+            extra={"expected": "a list of domains, such as example.org, or *"},
+        ),
+    ] = msgspec.field(default_factory=lambda: list(HTTP_DOMAINS))
 
 
 class Log(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

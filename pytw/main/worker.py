@@ -71,6 +71,7 @@ def run_by_hand(config: Config, options: ServeOptions) -> int:
         vm_threads=options.threads_worker,
         limits=config.limits,
         links=config.links,
+        http_domains=tuple(config.templates.http_domains),
         compat_ratelimits=config.templates.compat_ratelimits,
         builtins_dir=options.builtins_dir,
         log_level=config.log.level,

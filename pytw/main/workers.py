@@ -92,6 +92,7 @@ class Workers:
             vm_threads=around.options.threads_worker,
             limits=around.config.limits,
             links=around.config.links,
+            http_domains=tuple(around.config.templates.http_domains),
             compat_ratelimits=around.config.templates.compat_ratelimits,
             discord=around.upstream.spec(around.topology.shards),
             builtins_dir=around.options.builtins_dir,

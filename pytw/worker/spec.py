@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from pytw.limits import Limits
+from pytw.limits import HTTP_DOMAINS, Limits
 
 #: What READY says besides what is up: whether the built-in template is a loop. Only a VM can tell.
 LOOP_MODE = "mode.loop"
@@ -41,6 +41,8 @@ class WorkerSpec(Struct, frozen=True, kw_only=True):
     links: dict[str, str] = {}
     #: Rate limits of host calls as the reference has them.
     compat_ratelimits: bool = False
+    #: Where templates' HTTP requests may go.
+    http_domains: tuple[str, ...] = HTTP_DOMAINS
     #: None: no gateway.
     discord: DiscordSpec | None = None
     #: Empty: the tree inside the package.

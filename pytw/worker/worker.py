@@ -22,6 +22,7 @@ from pytw.worker.cache import WorkerCacheData
 from pytw.worker.context import RateLimits, VMContext
 from pytw.worker.context.botstats import BotStats
 from pytw.worker.context.discord import Discord, Rest
+from pytw.worker.context.http import Http
 from pytw.worker.context.kv import Kv
 from pytw.worker.context.runtime import Runtime
 from pytw.worker.db import WorkerDB
@@ -95,11 +96,12 @@ class Worker:
         self.loads = ProgramLoads(self.db, self.vms, self.state, self.cache, spec.limits)
         self.dispatch = WorkerDispatch(self.vms, self.state, self.loads, spec.limits, worker_id=self.id)
         runtime = Runtime(self.db, self.loads.refresh, BotStats(rest, self._guilds), spec.links)
+        self._http = Http(spec.http_domains)
         self.context = VMContext(
             self.vms,
             self._caps_of,
             RateLimits(compat=spec.compat_ratelimits),
-            Kv(self.db).operations() | Discord(rest).operations() | runtime.operations(),
+            Kv(self.db).operations() | Discord(rest).operations() | runtime.operations() | self._http.operations(),
         )
         self.repeats = Repeats(template_log)
         self.background = Background(self.dispatch)
@@ -285,6 +287,7 @@ class Worker:
         await self.vms.close()
         self.repeats.flush()
         await self.context.close()
+        self._http.close()
 
 
 def _outcome(done: Callable[[Outcome], None], body: bytes) -> None:
