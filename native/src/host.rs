@@ -11,6 +11,7 @@ use crate::msgpack;
 use crate::scheduler;
 use crate::thread::ThreadRef;
 use crate::value;
+use crate::wait::Outgoing;
 
 /// Asks for `name` with the `nargs` arguments from stack index `first` on: a native function ends with
 /// `return host::ask(...)`. `narrowed` are the capabilities that the call must do with besides the template's.
@@ -49,7 +50,7 @@ pub fn ask(call: &Call, name: &str, narrowed: Option<&[Box<str>]>, first: c_int,
         drop(origin);
         ffi::lua_settop(call.state, 0);
         let thread = ThreadRef::running(call.state);
-        vm.wait_for_call(thread, out);
+        vm.wait_for_call(thread, Outgoing::HostCall(out), None);
     }
     Ok(WAIT)
 }

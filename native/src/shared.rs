@@ -10,6 +10,7 @@ use mlua::ffi;
 use crate::blame::Blame;
 use crate::limits;
 use crate::linger::Linger;
+use crate::offload::Finished;
 use crate::pack;
 use crate::preempt;
 use crate::program::Program;
@@ -24,6 +25,7 @@ pub enum In {
     Cancel { request: u64 },
     Drop { tenant: u64, request: u64 },
     Answer { call: u64, payload: Box<[u8]>, error: bool },
+    Finished(Box<Finished>),
     Stop,
     Panic,
 }

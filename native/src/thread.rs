@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use mlua::ffi::{self, lua_State};
 
+use crate::offload::Finished;
 use crate::request::Arrival;
 
 /// A Luau thread that the registry keeps alive. Making one may raise an out-of-memory error, so that
@@ -132,6 +133,8 @@ pub enum Value {
     /// The results of a host call.
     Values(Box<[u8]>),
     Error(Box<[u8]>),
+    /// The results of a job.
+    Finished(Option<Box<Finished>>),
     /// How many arguments the table that anchors the thread holds.
     Packed(c_int),
 }

@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 use mlua::ffi::{self, lua_State};
 
+use crate::call as native;
 use crate::limits;
+use crate::offload::{self, Held, Job};
 use crate::request::End;
 use crate::shared::OutKind;
 use crate::thread::{Task, ThreadRef, Timer, Value, is_ended, set_ended, set_wait, wait_of};
@@ -16,6 +18,14 @@ use crate::vm::Vm;
 pub struct Call {
     pub thread: ThreadRef,
     pub wait: u64,
+    /// What is kept for a job.
+    held: Option<Held>,
+}
+
+/// A host call or a job on its way out.
+pub enum Outgoing {
+    HostCall(Vec<u8>),
+    Job(Job),
 }
 
 /// A thread that goes on when another one has come to an end.
@@ -112,30 +122,47 @@ impl Vm {
 
     // ---- host calls -----------------------------------------------------------------------------------
 
-    /// Sends a host call, or keeps it until fewer are in flight. Its id is unique in the engine.
-    pub fn wait_for_call(&self, thread: ThreadRef, payload: Vec<u8>) {
+    /// Sends a host call or a job, or keeps it until fewer are in flight. Its id is unique in the engine.
+    pub fn wait_for_call(&self, thread: ThreadRef, outgoing: Outgoing, held: Option<Held>) {
         let wait = self.begin_wait(&thread);
         let call = self.shared.next_call.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        self.calls.borrow_mut().insert(call, Call { thread, wait });
+        self.calls.borrow_mut().insert(call, Call { thread, wait, held });
         if self.calls_running.get() >= self.limits.host_calls_max {
-            return self.calls_waiting.borrow_mut().push_back((call, payload));
+            return self.calls_waiting.borrow_mut().push_back((call, outgoing));
         }
+        self.send_out(call, outgoing);
+    }
+
+    fn send_out(&self, call: u64, outgoing: Outgoing) {
         self.calls_running.set(self.calls_running.get() + 1);
-        self.send(OutKind::HostCall, call, payload);
+        match outgoing {
+            Outgoing::HostCall(payload) => self.send(OutKind::HostCall, call, payload),
+            Outgoing::Job(job) => offload::submit(job, &self.shared, self.tenant, &self.offloaded, call),
+        }
+    }
+
+    pub fn wait_for_job(&self, thread: ThreadRef, job: Job, held: Held) {
+        self.wait_for_call(thread, Outgoing::Job(job), Some(held));
     }
 
     /// The answer of a call that was sent: its thread goes on, and the next call goes out.
-    pub fn answer(&self, call: u64, payload: Box<[u8]>, error: bool) {
-        let Some(Call { thread, wait }) = self.calls.borrow_mut().remove(&call) else {
+    pub fn answer(&self, call: u64, value: Value) {
+        let Some(Call { thread, wait, .. }) = self.calls.borrow_mut().remove(&call) else {
             return;
         };
-        let value = if error { Value::Error(payload) } else { Value::Values(payload) };
+        if let Value::Finished(Some(finished)) = &value
+            // SAFETY: the reference keeps the thread.
+            && let Some(origin) = unsafe { self.origin(thread.state) }
+            && let Some(request) = self.requests.borrow_mut().get_mut(&origin.request)
+        {
+            request.cpu += finished.cpu;
+        }
         self.ready.borrow_mut().push_back(Task::Wake { thread, wait, value });
         self.calls_running.set(self.calls_running.get() - 1);
-        while let Some((next, payload)) = self.calls_waiting.borrow_mut().pop_front() {
+        loop {
+            let Some((next, outgoing)) = self.calls_waiting.borrow_mut().pop_front() else { break };
             if self.is_wanted(next) {
-                self.calls_running.set(self.calls_running.get() + 1);
-                self.send(OutKind::HostCall, next, payload);
+                self.send_out(next, outgoing);
                 break;
             }
             self.forget_call(next);
@@ -215,9 +242,10 @@ impl Vm {
     unsafe fn push_value(&self, thread: &ThreadRef, value: Value) -> i32 {
         let co = thread.state;
         let mut nargs = 0;
+        let mut value = value;
         // SAFETY: inside `protect`; the thread is suspended, so values can be moved to it.
         let status = self.protect(&mut |state: *mut lua_State| unsafe {
-            match &value {
+            match &mut value {
                 Value::Nothing => {}
                 Value::Since(start) => {
                     ffi::lua_pushnumber(state, start.elapsed().as_secs_f64());
@@ -232,12 +260,24 @@ impl Vm {
                         nargs = -1;
                     }
                 },
+                Value::Finished(finished) => {
+                    let Some(finished) = finished.take() else { return 0 };
+                    match finished.give(&native::Call { state }) {
+                        Ok(n) => nargs = n,
+                        Err(fault) => {
+                            self.breach.set(fault.limit);
+                            ffi::lua_settop(state, 0);
+                            ffi::lua_pushlstring_(state, fault.text.as_ptr().cast(), fault.text.len());
+                            nargs = -1;
+                        }
+                    }
+                }
                 Value::Error(text) => {
                     ffi::lua_pushlstring_(state, text.as_ptr().cast(), text.len());
                     nargs = -1;
                 }
                 Value::Packed(n) => {
-                    ffi::lua_rawcheckstack(state, n + 2);
+                    ffi::lua_rawcheckstack(state, *n + 2);
                     ffi::lua_rawgeti_(state, ffi::LUA_REGISTRYINDEX, thread.slot);
                     for i in 1..=*n {
                         ffi::lua_rawgeti_(state, 1, i);

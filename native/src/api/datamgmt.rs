@@ -3,15 +3,31 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use crate::api::{Library, blob};
+use crate::api::{Library, blob, compress, crypto, tar};
 use crate::call::{Call, Done, Fault};
+use crate::offload::Output;
 
 pub static LIBRARY: Library = Library {
     name: c"@antiraid/datamgmt",
-    functions: &[(c"newblob", new_blob), (c"base64encode", base64_encode), (c"base64decode", base64_decode)],
+    functions: &[
+        (c"newblob", new_blob),
+        (c"base64encode", base64_encode),
+        (c"base64decode", base64_decode),
+        (c"TarArchive", tar::new),
+        (c"aes256encrypt", crypto::encrypt),
+        (c"aes256decrypt", crypto::decrypt),
+        (c"aes256decryptcustom", crypto::decrypt_custom),
+        (c"compress", compress::compress),
+        (c"decompress", compress::decompress),
+    ],
     values: |_| {},
     luau: None,
 };
+
+/// A job's result that is a blob.
+pub fn blob_output(bytes: Vec<u8>) -> Output {
+    Output::new(bytes.len(), |call| give_blob(call, bytes))
+}
 
 /// Ends a function with a blob as its result.
 pub fn give_blob(call: &Call, bytes: Vec<u8>) -> Done {

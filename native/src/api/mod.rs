@@ -18,11 +18,14 @@ use crate::json::push_str;
 use crate::program::{self, SyntaxError};
 
 pub mod blob;
+mod compress;
+mod crypto;
 mod datamgmt;
 pub mod datetime;
 mod interop;
 mod json;
 pub mod lazy;
+mod tar;
 
 pub struct Library {
     /// As it is required, in lower case.
