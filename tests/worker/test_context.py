@@ -1,11 +1,13 @@
 """Host calls: what a call says, what it may, and what it gets."""
 
 import msgpack
+import orjson
 import pytest
 
 from pytw.errors import Forbidden, LimitExceeded, NotFound, PytwError, RequestError
 from pytw.limits import KV_FIND_ROWS_MAX, KV_KEY_BYTES_MAX, KV_SCOPES_MAX, KV_VALUE_BYTES_MAX
 from pytw.types import USER_BIT
+from pytw.worker.context.answers import LAZY_JSON
 from pytw.worker.context.call import plain
 from pytw.worker.context.discord import Discord, checked_message, snowflake
 from pytw.worker.context.kv import Kv
@@ -123,8 +125,19 @@ class TestDiscord:
         (sent,) = await results(
             operations, call("discord.create_message", {"channel_id": "10", "data": {"content": "hi"}})
         )
-        assert sent["content"] == "hi"
+        assert sent.code == LAZY_JSON
+        assert orjson.loads(sent.data)["content"] == "hi"
         assert world.sent == [(10, {"content": "hi"})]
+
+    async def test_answers_are_discords_bytes_untouched(self, world):
+        """They become tables in the VM, when the script reads them."""
+        world.raw = b'{ "id": "1",\n "n": 1.50, "big": 12345678901234567890, "u": "\\u00e9", "nothing": null }'
+        operations = Discord(world).operations()
+        message = {"channel_id": "10", "data": {"content": "hi"}}
+        for asked in (call("discord.create_message", message), call("discord.get_guild")):
+            assert await results(operations, asked) == [msgpack.ExtType(LAZY_JSON, world.raw)]
+        world.raw = b""
+        assert await results(operations, call("discord.get_guild")) == [None]
 
     async def test_channel_of_another_guild_is_refused(self, world):
         with pytest.raises(Forbidden, match="does not belong to this guild"):

@@ -7,11 +7,10 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, Protocol
 
-import msgpack
-
 from pytw.discord import check_message
 from pytw.errors import Forbidden, RequestError
 from pytw.types import Id, OwnerType
+from pytw.worker.context import answers
 from pytw.worker.context.call import HostCall
 from pytw.worker.context.operation import Bucket, Handler, Need, Operation
 
@@ -88,12 +87,10 @@ class Discord:
             raise RequestError("data must be a table")
         message = checked_message(data)
         await self._require_own_channel(guild, channel)
-        sent = await self._rest.request("POST", f"/channels/{channel}/messages", json=message)
-        return bytes(msgpack.packb([sent]))
+        return answers.lazy_json(await self._rest.request_raw("POST", f"/channels/{channel}/messages", json=message))
 
     async def get_guild(self, call: HostCall) -> bytes:
-        guild = await self._rest.request("GET", f"/guilds/{guild_of(call)}?with_counts=true")
-        return bytes(msgpack.packb([guild]))
+        return answers.lazy_json(await self._rest.request_raw("GET", f"/guilds/{guild_of(call)}?with_counts=true"))
 
     async def _require_own_channel(self, guild: int, channel: int) -> None:
         """Raises: Forbidden: the channel is another guild's, or nobody's."""
