@@ -113,6 +113,10 @@ impl StringMap {
         &self.packed
     }
 
+    pub fn len(&self) -> usize {
+        Reader::new(&self.packed).map().unwrap_or(0)
+    }
+
     pub fn pairs(&self) -> impl Iterator<Item = (&str, &str)> {
         let mut reader = Reader::new(&self.packed);
         // What is there has been read or written by this file: it ends where the bytes end.
@@ -125,8 +129,7 @@ impl StringMap {
         // SAFETY: by the caller, inside a protected call.
         unsafe {
             ffi::lua_rawcheckstack(state, 4);
-            let n = Reader::new(&self.packed).map().unwrap_or(0);
-            ffi::lua_createtable(state, 0, n as c_int);
+            ffi::lua_createtable(state, 0, self.len() as c_int);
             for (key, text) in self.pairs() {
                 push_str(state, key.as_bytes());
                 push_str(state, text.as_bytes());

@@ -17,15 +17,19 @@ use crate::isolate::BOOT_NAME;
 use crate::json::push_str;
 use crate::program::{self, SyntaxError};
 
+mod bitu64;
 pub mod blob;
 mod compress;
 mod crypto;
 mod datamgmt;
 pub mod datetime;
 mod interop;
+pub mod ints;
 mod json;
 pub mod lazy;
 mod tar;
+mod typesext;
+pub mod vfs;
 
 pub struct Library {
     /// As it is required, in lower case.
@@ -48,7 +52,7 @@ impl Luau {
     }
 }
 
-static LIBRARIES: &[&Library] = &[&datamgmt::LIBRARY, &datetime::LIBRARY, &interop::LIBRARY, &json::LIBRARY];
+static LIBRARIES: &[&Library] = &[&datamgmt::LIBRARY, &datetime::LIBRARY, &interop::LIBRARY, &json::LIBRARY, &typesext::LIBRARY];
 
 /// Pushes the library of a name; pushes nothing and gives false if there is none.
 pub unsafe fn push_registered(state: *mut lua_State, name: &str) -> bool {

@@ -4,9 +4,10 @@ use std::ffi::c_int;
 
 use mlua::ffi::{self, lua_State};
 
-use super::{Budget, Crossed, EXACT, TOO_MANY, kind};
+use super::{Budget, Crossed, TOO_MANY, kind};
 use crate::api::blob;
 use crate::api::datetime::{DateTime, TimeDelta, Timezone};
+use crate::api::ints::{U64, push_integer};
 use crate::api::lazy::{Json, Lazy, Opaque, unreadable};
 use crate::json::{self, push_str};
 use crate::marks;
@@ -45,14 +46,8 @@ unsafe fn push_one(state: *mut lua_State, reader: &mut Reader, depth: u32, budge
         match reader.item()? {
             Item::Nil => ffi::lua_pushnil(state),
             Item::Bool(v) => ffi::lua_pushboolean(state, v.into()),
-            Item::Int(v) => {
-                if v.unsigned_abs() <= EXACT as u64 {
-                    ffi::lua_pushnumber(state, v as f64);
-                } else {
-                    push_decimal(state, v < 0, v.unsigned_abs());
-                }
-            }
-            Item::UInt(v) => push_decimal(state, false, v),
+            Item::Int(v) => push_integer(state, v),
+            Item::UInt(v) => object::push(state, U64(v)),
             Item::Float(v) => ffi::lua_pushnumber(state, v),
             Item::Str(v) => push_str(state, v),
             Item::Bin(v) => push_buffer(state, v),
@@ -91,7 +86,7 @@ unsafe fn push_map(state: *mut lua_State, reader: &mut Reader, n: usize, depth: 
             if key == ffi::LUA_TNIL || (key == ffi::LUA_TNUMBER && ffi::lua_tonumber(state, -1).is_nan()) {
                 return Err("a map has a key that no table can have".into());
             }
-            // Two keys of a map may be one in a table: 1 and 1.0, or a large integer and its decimal text.
+            // Two keys of a map may be one in a table: 1 and 1.0.
             ffi::lua_pushvalue(state, -1);
             if ffi::lua_rawget(state, -3) != ffi::LUA_TNIL {
                 return Err("two keys of a map are the same in a table".into());
@@ -124,7 +119,7 @@ unsafe fn push_ext(state: *mut lua_State, kind: i8, v: &[u8]) -> Crossed<()> {
             kind::BLOB => blob::push(state, v.to_vec())?,
             kind::BOXED => {
                 let n = u64::from_be_bytes(v.try_into().map_err(|_| BAD)?);
-                push_decimal(state, false, n);
+                object::push(state, U64(n));
             }
             kind::TIMESTAMP => object::push(state, DateTime::from_wire(v)?),
             _ => return Err(format!("the extension {kind} is not known").into()),
@@ -138,23 +133,4 @@ unsafe fn push_buffer(state: *mut lua_State, bytes: &[u8]) {
         let p = ffi::lua_newbuffer(state, bytes.len()) as *mut u8;
         std::ptr::copy_nonoverlapping(bytes.as_ptr(), p, bytes.len());
     }
-}
-
-/// Pushes an integer as its decimal text, without owning memory.
-unsafe fn push_decimal(state: *mut lua_State, negative: bool, mut n: u64) {
-    let mut text = [0; 21];
-    let mut at = text.len();
-    loop {
-        at -= 1;
-        text[at] = b'0' + (n % 10) as u8;
-        n /= 10;
-        if n == 0 {
-            break;
-        }
-    }
-    if negative {
-        at -= 1;
-        text[at] = b'-';
-    }
-    unsafe { push_str(state, &text[at..]) }
 }

@@ -8,11 +8,12 @@ use mlua::ffi::{self, lua_State};
 use super::{BYTES_MAX, Budget, Crossed, EXACT, NODES_MAX, Refusal, TOO_LONG, TOO_MANY, kind};
 use crate::api::blob::Blob;
 use crate::api::datetime::{DateTime, TimeDelta, Timezone};
+use crate::api::ints::{I64, U64};
 use crate::api::lazy::Lazy;
 use crate::event;
 use crate::json::bytes_at;
 use crate::marks;
-use crate::msgpack;
+use crate::msgpack::{self, Item, Reader};
 use crate::object::{Object, tag};
 use crate::string_map::StringMap;
 
@@ -141,6 +142,8 @@ impl Walk<'_> {
                     self.ext(kind::LAZY_STRING_MAP, map.packed())?;
                     self.taken.push(Taken::Map(lazy));
                 }
+                tag::I64 => msgpack::int(self.out, own::<I64>(state, index).0),
+                tag::U64 => msgpack::ext(self.out, kind::BOXED, &own::<U64>(state, index).0.to_be_bytes()),
                 tag::BLOB => {
                     let blob = own::<Blob>(state, index);
                     self.ext(kind::BUFFER, &blob.view()?)?;
@@ -190,7 +193,18 @@ impl Walk<'_> {
     }
 
     unsafe fn key(&mut self, index: c_int, depth: u32) -> Crossed<()> {
-        unsafe { self.value(index, depth).map_err(|refusal| refusal.under(self.state, index)) }
+        unsafe {
+            let start = self.out.len();
+            self.value(index, depth).map_err(|refusal| refusal.under(self.state, index))?;
+            // Back in Luau such a key would be a number, which is another key.
+            if matches!(ffi::lua_type(self.state, index), ffi::LUA_TUSERDATA | ffi::LUA_TINTEGER)
+                && let Ok(Item::Int(n)) = Reader::new(&self.out[start..]).item()
+                && n.unsigned_abs() <= EXACT as u64
+            {
+                return Err(format!("the key {n} must be a number to leave the script").into());
+            }
+        }
+        Ok(())
     }
 }
 
