@@ -167,19 +167,12 @@ def has_such_a_key(value: Any) -> bool:
 @pytest.mark.parametrize(
     ("value", "luau"),
     [
-        (1 << 60, str(1 << 60)),
-        (-(1 << 63), str(-(1 << 63))),
-        (UnsignedInteger((1 << 64) - 1), str((1 << 64) - 1)),
         (
             datetime(2026, 2, 27, 6, 7, 33, tzinfo=timezone(timedelta(hours=2))),
             datetime(2026, 2, 27, 4, 7, 33, tzinfo=UTC),
         ),
         (timedelta(seconds=-1.5), Interval(-2, 500_000_000)),
         (LazyStringMap(a="b"), {"a": "b"}),
-        (datetime(2026, 2, 27, 6, 7, 33, 123456, tzinfo=UTC), "2026-02-27T06:07:33.123456Z"),
-        (datetime(1969, 12, 31, 23, 59, 59, tzinfo=UTC), "1969-12-31T23:59:59Z"),
-        (TimeZone("Europe/London"), "Europe/London"),
-        (timedelta(seconds=-1.5), -1.5),
         ([1, None, 3], [1, None, 3]),
         ([None, 2, None], [None, 2]),
         ([], []),
@@ -187,9 +180,8 @@ def has_such_a_key(value: Any) -> bool:
         (Map([(2, "a"), (True, "b"), (2.5, "c")]), {2: "a", True: "b", 2.5: "c"}),
     ],
 )
-def test_what_luau_makes_of_types_it_lacks(make, value, luau):
-    """Until they have Luau types large integers are text, which is exact; an absent item stays absent."""
-    """Nil is absence: at the end of a list and as a field."""
+def test_what_comes_back_in_another_form(make, value, luau):
+    """Times are in UTC, and nil is absence: at the end of a list and as a field."""
     got = through_luau(make().engine, values.pack([value])).value[0]
     assert (dict(got.items()) if isinstance(got, Map) else got) == luau
 
