@@ -144,6 +144,9 @@ class _NoEngine:
         self._out.append((RESULT, tenant, request, msgpack.packb(["*"])))
         os.eventfd_write(self._event_fd, 1)
 
+    def set_current_user(self, _user: bytes) -> None:
+        pass
+
     def drain(self) -> list[tuple[int, int, int, bytes]]:
         if not self._out:
             return []

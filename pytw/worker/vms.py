@@ -39,6 +39,8 @@ OVERDUE_GRACE_S = 2.0
 #: A failed engine is replaced at most this often.
 REPLACE_INTERVAL_S = 1.0
 CONTROL_TIMEOUT_S = 30.0
+#: msgpack of an empty map: `ctx.Runtime` knows neither links nor events.
+NO_RUNTIME_INFO = b"\x80"
 #: Each engine numbers its host calls from 1. To the sink a call's number also says which engine of its thread made it, so
 #: that an answer for one that failed never reaches a call of the one in its place.
 GENERATION_SHIFT = 48
@@ -114,6 +116,7 @@ class WorkerVmManager:
         debug: bool = False,
         blame_fd: int = -1,
         blame_slot: int = 0,
+        runtime_info: bytes = NO_RUNTIME_INFO,
         engine: EngineMaker = NATIVE_ENGINE,
     ) -> None:
         self._make_engine = engine
@@ -134,10 +137,12 @@ class WorkerVmManager:
             "source_bytes_max": limits.source_bytes_max,
             "idle_evict_ms": limits.vm_idle_ms,
             "memory_budget_bytes": limits.worker_memory_bytes // vm_threads,
+            "runtime_info": runtime_info,
             "debug": debug,
             "blame_fd": blame_fd,
         }
         self._blame_slot = blame_slot
+        self._current_user: bytes | None = None
         self._engines: list[_native.Engine] = []
         self._replaced_at = [-REPLACE_INTERVAL_S] * vm_threads
         self._generations = [-1] * vm_threads
@@ -175,9 +180,17 @@ class WorkerVmManager:
 
     def _start(self, index: int) -> _native.Engine:
         engine: _native.Engine = self._make_engine(**self._options, blame_slot=self._blame_slot + index)
+        if self._current_user is not None:
+            engine.set_current_user(self._current_user)
         self._generations[index] += 1
         self._loop.add_reader(engine.fileno(), self._drain, engine, self._generations[index])
         return engine
+
+    def set_current_user(self, user: bytes) -> None:
+        """Tell every engine, and each that takes the place of one, what `ctx.current_user` shows: the bot's user as JSON."""
+        self._current_user = user
+        for engine in self._engines:
+            engine.set_current_user(user)
 
     def _place(self, tenant: int) -> int:
         return vm_thread_of(tenant, self._workers, self._threads)

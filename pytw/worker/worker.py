@@ -24,7 +24,8 @@ from pytw.worker.context.botstats import BotStats
 from pytw.worker.context.discord import Discord, Rest
 from pytw.worker.context.http import Http
 from pytw.worker.context.kv import Kv
-from pytw.worker.context.runtime import Runtime
+from pytw.worker.context.runtime import Runtime, runtime_info
+from pytw.worker.currentuser import learn_current_user
 from pytw.worker.db import WorkerDB
 from pytw.worker.dispatch import WorkerDispatch
 from pytw.worker.filter import WorkerFilter
@@ -78,6 +79,7 @@ class Worker:
         engine: EngineMaker = NATIVE_ENGINE,
     ) -> None:
         self.spec = spec
+        self._rest = rest
         self.id = spec.worker_id
         self.db = WorkerDB(db, spec.limits.db_operations_max)
         self.filter = WorkerFilter(spec.worker_id, spec.workers)
@@ -91,6 +93,7 @@ class Worker:
             debug=spec.worker_debug,
             blame_fd=blame_fd,
             blame_slot=spec.blame_slot,
+            runtime_info=runtime_info(spec.links),
             engine=engine,
         )
         self.loads = ProgramLoads(self.db, self.vms, self.state, self.cache, spec.limits)
@@ -132,6 +135,8 @@ class Worker:
         self.dispatch.ready = True
         self._sweep()
         self._spawn(self.expiry.run())
+        if self.spec.discord is not None:
+            self._spawn(learn_current_user(self._rest, self.vms.set_current_user))
         waiting = iter(self.state.listeners(STARTUP_EVENT))
         for _ in range(IN_FLIGHT_MAX):
             self._spawn(self._tell_of_startup(waiting))

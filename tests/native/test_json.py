@@ -22,7 +22,9 @@ return function(ctx)
 end"""
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
-scalars = st.none() | st.booleans() | texts | st.integers(-EXACT, EXACT) | st.floats(allow_nan=False, allow_infinity=False)
+scalars = (
+    st.none() | st.booleans() | texts | st.integers(-EXACT, EXACT) | st.floats(allow_nan=False, allow_infinity=False)
+)
 # An empty object becomes a list, for a table does not say which of them it is.
 values = st.recursive(
     scalars,
@@ -88,7 +90,14 @@ def test_the_text_is_pythons_with_sorted_keys(echo: Callable[..., str], value: A
 
 @pytest.mark.parametrize(
     "text",
-    ["0.1", "9007199254740993.0", "2.2250738585072011e-308", "1.7976931348623157e308", "123456789.123456789e-17", "1e-400"],
+    [
+        "0.1",
+        "9007199254740993.0",
+        "2.2250738585072011e-308",
+        "1.7976931348623157e308",
+        "123456789.123456789e-17",
+        "1e-400",
+    ],
 )
 def test_a_fraction_is_the_nearest_double(echo: Callable[..., str], text: str) -> None:
     assert float(echo(text)) == float(text)
