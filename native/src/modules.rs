@@ -14,7 +14,7 @@ use crate::chunk::{self, Style, chunk_name, push_chunk};
 use crate::isolate::{self, slot};
 use crate::json::{bytes_at, push_str};
 use crate::program::{self, SyntaxError};
-use crate::require::{self, Module};
+use crate::require;
 use crate::scheduler;
 use crate::thread::{ThreadRef, is_ended};
 use crate::vfs::Vfs;
@@ -164,9 +164,9 @@ unsafe fn files_at<'a>(state: *mut lua_State, index: c_int) -> &'a Vfs {
 unsafe fn push_found(state: *mut lua_State, found: require::Found) {
     unsafe {
         match found {
-            Ok(Module { path, source }) => {
-                push_str(state, format!("/{path}").as_bytes());
-                ffi::lua_pushnumber(state, source.id as f64);
+            Ok(file) => {
+                push_str(state, format!("/{}", file.path).as_bytes());
+                ffi::lua_pushnumber(state, file.source.id as f64);
             }
             Err(text) => {
                 push_str(state, text.as_bytes());

@@ -3,11 +3,10 @@
 //! A module's path is its file's without the suffix; a folder stands for its `init`. The root's `init` is the root
 //! itself, and both `./x` and `@self/x` are `x` there.
 
-use std::sync::Arc;
+use std::borrow::Cow;
 
 use crate::luaurc::Aliases;
-use crate::program::Source;
-use crate::vfs::Vfs;
+use crate::vfs::{File, Vfs, module_of, parent};
 
 /// Bytes of a path as a script writes it, and components of the module that it means.
 pub const PATH_BYTES_MAX: usize = 512;
@@ -16,23 +15,16 @@ pub const DEPTH_MAX: usize = 32;
 const ALIASES_MAX: usize = 8;
 const STEPS_MAX: usize = 512;
 
-const SUFFIXES: [&str; 2] = [".luau", ".lua"];
 const NO_MODULE: &str = "no module present at resolved path";
 
-/// A file's path, without a leading slash, and the file.
-pub struct Module<'v> {
-    pub path: String,
-    pub source: &'v Arc<Source>,
-}
-
-/// What a path means, or why it means nothing.
-pub type Found<'v> = Result<Module<'v>, String>;
+/// The file that a path means, or why it means nothing.
+pub type Found<'v> = Result<&'v File, String>;
 
 /// The file of the entry module at `entry`, such as `init`.
 pub fn entry<'v>(vfs: &'v Vfs, entry: &str) -> Found<'v> {
-    match files_at(vfs, entry) {
-        At::One(module) => Ok(module),
-        At::Many(paths) => Err(format!("the template's entry \"{entry}\" is ambiguous: {}", paths.join(", "))),
+    match at(vfs, entry) {
+        At::One(file) => Ok(file),
+        At::Many(paths) => Err(format!("the template's entry \"{entry}\" is ambiguous: {paths}")),
         At::Folder | At::Nothing => Err(format!("the template's entry \"{entry}\" {NO_MODULE}")),
     }
 }
@@ -44,7 +36,8 @@ pub fn resolve<'v>(vfs: &'v Vfs, requirer: &str, path: &str) -> Found<'v> {
         return Err(refused(format!("the path is longer than {PATH_BYTES_MAX} bytes")));
     }
     let mut walk = Walk { vfs, at: String::new(), depth: 0, steps: 0 };
-    walk.go(requirer, &path.replace('\\', "/")).and_then(|()| walk.module()).map_err(refused)
+    let slashed = if path.contains('\\') { Cow::Owned(path.replace('\\', "/")) } else { Cow::Borrowed(path) };
+    walk.go(requirer, &slashed).and_then(|()| walk.module()).map_err(refused)
 }
 
 /// A path as an error shows it.
@@ -60,49 +53,20 @@ enum At<'v> {
     Nothing,
     /// A folder without an `init`.
     Folder,
-    One(Module<'v>),
-    Many(Vec<String>),
+    One(&'v File),
+    /// Their paths.
+    Many(String),
 }
 
-fn files_at<'v>(vfs: &'v Vfs, at: &str) -> At<'v> {
-    let mut found: Vec<Module> = Vec::new();
-    let mut look = |stem: &str| {
-        for suffix in SUFFIXES {
-            let path = format!("{stem}{suffix}");
-            if let Some(source) = vfs.source(&path) {
-                found.push(Module { path, source });
-            }
-        }
-    };
-    if at.is_empty() {
-        look("init");
-    } else {
-        // A folder's `init` is reached by the folder's name only.
-        if !at.ends_with("/init") {
-            look(at);
-        }
-        look(&format!("{at}/init"));
+fn at<'v>(vfs: &'v Vfs, module: &str) -> At<'v> {
+    let place = vfs.place(module);
+    let mut files = place.files();
+    match (files.next(), files.next()) {
+        (Some(_), Some(_)) => At::Many(place.files().map(|file| &*file.path).collect::<Vec<_>>().join(", ")),
+        (Some(file), None) => At::One(file),
+        _ if place.exists => At::Folder,
+        _ => At::Nothing,
     }
-    match found.len() {
-        0 if vfs.has_folder(at) => At::Folder,
-        0 => At::Nothing,
-        1 => At::One(found.remove(0)),
-        _ => At::Many(found.into_iter().map(|module| module.path).collect()),
-    }
-}
-
-/// The module path of a file.
-fn module_of(file: &str) -> &str {
-    let stem = SUFFIXES.iter().find_map(|suffix| file.strip_suffix(suffix)).unwrap_or(file);
-    match stem.strip_suffix("init") {
-        Some("") => "",
-        Some(folder) if folder.ends_with('/') => &folder[..folder.len() - 1],
-        _ => stem,
-    }
-}
-
-fn parent(at: &str) -> &str {
-    at.rsplit_once('/').map_or("", |(folder, _)| folder)
 }
 
 /// The name of `@name/...`, and what follows it.
@@ -242,17 +206,17 @@ impl<'v> Walk<'v> {
         }
         self.at.push_str(part);
         self.depth += 1;
-        match files_at(self.vfs, &self.at) {
+        match at(self.vfs, &self.at) {
             At::Nothing => Err(format!("could not resolve child component \"{part}\"")),
-            At::Many(paths) => Err(format!("could not resolve child component \"{part}\" (ambiguous: {})", paths.join(", "))),
+            At::Many(paths) => Err(format!("could not resolve child component \"{part}\" (ambiguous: {paths})")),
             At::Folder | At::One(_) => Ok(()),
         }
     }
 
     fn module(&self) -> Found<'v> {
-        match files_at(self.vfs, &self.at) {
-            At::One(module) => Ok(module),
-            At::Many(paths) => Err(format!("the path is ambiguous: {}", paths.join(", "))),
+        match at(self.vfs, &self.at) {
+            At::One(file) => Ok(file),
+            At::Many(paths) => Err(format!("the path is ambiguous: {paths}")),
             At::Folder | At::Nothing => Err(NO_MODULE.into()),
         }
     }

@@ -1,8 +1,9 @@
 //! The files of a template: layers of path -> source, of which the first that has a path wins. No I/O, no Luau.
 //!
-//! A layer is a sorted list, so that a file and a folder are each found by one binary search; it is made once and shared,
-//! as the library's types are by all templates. Paths have no leading slash.
+//! A layer is indexed by the places that a `require` can name, so that each component of a path is one look-up; it is made
+//! once and shared, as the library's types are by all templates. Paths have no leading slash.
 
+use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
 use rustc_hash::FxHashSet;
@@ -18,12 +19,31 @@ pub const LAYERS_MAX: usize = 16;
 const CONFIG: &str = ".luaurc";
 
 /// Memory per file besides its texts, and how much of it bytecode makes of one byte of source, about.
-const FILE_BYTES: usize = 160;
+const FILE_BYTES: usize = 320;
 const COMPILED_FACTOR: usize = 2;
 
-struct File {
-    path: Box<str>,
-    source: Arc<Source>,
+pub struct File {
+    pub path: Box<str>,
+    pub source: Arc<Source>,
+}
+
+/// The files that a module path such as `a/b` can mean: `a/b.luau`, `a/b.lua`, `a/b/init.luau`, `a/b/init.lua`.
+const CHOICES: usize = 4;
+const SUFFIXES: [&str; 2] = [".luau", ".lua"];
+
+/// What a layer has at a module path: places in its list of files. Without any, it is a folder.
+type Node = [Option<u32>; CHOICES];
+
+/// What a stack has at a module path.
+pub struct Place<'v> {
+    files: [Option<&'v File>; CHOICES],
+    pub exists: bool,
+}
+
+impl<'v> Place<'v> {
+    pub fn files(&self) -> impl Iterator<Item = &'v File> {
+        self.files.iter().filter_map(|file| *file)
+    }
 }
 
 /// What a `.luaurc` says, read when it is first asked for.
@@ -37,6 +57,8 @@ struct Config {
 pub struct Layer {
     /// Sorted by path.
     files: Box<[File]>,
+    /// By module path; the keys are a tenant's, hence the keyed hash.
+    nodes: HashMap<Box<str>, Node>,
     /// Sorted by folder.
     configs: Box<[Config]>,
     cost_bytes: usize,
@@ -61,9 +83,10 @@ impl Layer {
             .map(|(folder, source)| Config { folder: folder.into(), source, aliases: OnceLock::new() })
             .collect();
         configs.sort_by(|a, b| a.folder.cmp(&b.folder));
+        let nodes = index(&all);
         let cost = |file: &File| FILE_BYTES + file.path.len() + (1 + COMPILED_FACTOR) * file.source.text().len();
         let cost_bytes = all.iter().map(cost).sum();
-        Arc::new(Layer { files: all.into(), configs: configs.into(), cost_bytes })
+        Arc::new(Layer { files: all.into(), nodes, configs: configs.into(), cost_bytes })
     }
 
     /// A msgpack map of path -> source.
@@ -100,21 +123,49 @@ impl Layer {
         Some(&self.files[at].source)
     }
 
-    /// Whether there are files below the folder.
-    fn has_folder(&self, folder: &str) -> bool {
-        if folder.is_empty() {
-            return !self.is_empty();
-        }
-        let start = || folder.bytes().chain(std::iter::once(b'/'));
-        let at = self.files.partition_point(|file| file.path.bytes().lt(start()));
-        let below = |file: &File| file.path.strip_prefix(folder).is_some_and(|rest| rest.starts_with('/'));
-        self.files.get(at).is_some_and(below)
-    }
-
     fn config(&self, folder: &str) -> Option<&Config> {
         let at = self.configs.binary_search_by(|config| (*config.folder).cmp(folder)).ok()?;
         Some(&self.configs[at])
     }
+}
+
+/// The module path of a file, without a suffix: a folder's `init` stands for the folder, the root's for the root.
+pub fn module_of(file: &str) -> &str {
+    let stem = SUFFIXES.iter().find_map(|suffix| file.strip_suffix(suffix)).unwrap_or(file);
+    match stem.strip_suffix("init") {
+        Some("") => "",
+        Some(folder) if folder.ends_with('/') => &folder[..folder.len() - 1],
+        _ => stem,
+    }
+}
+
+/// The folder of a path; the root's own is the root.
+pub fn parent(path: &str) -> &str {
+    path.rsplit_once('/').map_or("", |(folder, _)| folder)
+}
+
+fn index(files: &[File]) -> HashMap<Box<str>, Node> {
+    let mut nodes: HashMap<Box<str>, Node> = HashMap::with_capacity(files.len() + files.len() / 4);
+    for (at, file) in files.iter().enumerate() {
+        let mut folder = parent(&file.path);
+        // The folders above one that is known are known.
+        while !nodes.contains_key(folder) {
+            nodes.insert(folder.into(), Node::default());
+            folder = parent(folder);
+        }
+        let Some(suffix) = SUFFIXES.iter().position(|suffix| file.path.ends_with(suffix)) else {
+            continue;
+        };
+        let module = module_of(&file.path);
+        let stem = &file.path[..file.path.len() - SUFFIXES[suffix].len()];
+        let choice = if module == stem { suffix } else { suffix + SUFFIXES.len() };
+        nodes.entry(module.into()).or_default()[choice] = Some(at as u32);
+        if stem == "init" {
+            // The root's is reached by its name as well.
+            nodes.entry(stem.into()).or_default()[suffix] = Some(at as u32);
+        }
+    }
+    nodes
 }
 
 fn folder_of_config(path: &str) -> Option<&str> {
@@ -154,8 +205,19 @@ impl Vfs {
         self.layers.iter().find_map(|layer| layer.get(path))
     }
 
-    pub fn has_folder(&self, folder: &str) -> bool {
-        self.layers.iter().any(|layer| layer.has_folder(folder))
+    /// What lies at a module path. The root is always there.
+    pub fn place(&self, module: &str) -> Place<'_> {
+        let mut place = Place { files: [None; CHOICES], exists: module.is_empty() };
+        for layer in &self.layers {
+            let Some(node) = layer.nodes.get(module) else {
+                continue;
+            };
+            place.exists = true;
+            for (file, at) in place.files.iter_mut().zip(node) {
+                *file = file.or(at.and_then(|at| layer.files.get(at as usize)));
+            }
+        }
+        place
     }
 
     /// The aliases that the `.luaurc` of a folder defines, if it has one; or what is wrong with the file.
@@ -187,13 +249,24 @@ mod tests {
     }
 
     #[test]
-    fn folders_are_prefixes_up_to_a_slash() {
-        let vfs = Vfs::new([layer(&[("a-b/x.luau", ""), ("a/b/c.luau", ""), ("a.luau", ""), ("z\0", "")])]).unwrap();
-        for folder in ["", "a", "a/b", "a-b"] {
-            assert!(vfs.has_folder(folder), "{folder}");
-        }
-        for other in ["a/b/c.luau", "a/b/c", "a-", "b", "a.luau", "z", "a/"] {
-            assert!(!vfs.has_folder(other), "{other}");
+    fn a_place_is_a_file_a_folder_or_both() {
+        let below = layer(&[("a/b.lua", ""), ("init.lua", "")]);
+        let vfs =
+            Vfs::new([layer(&[("a-b/x.luau", ""), ("a/b/init.luau", ""), ("a.luau", ""), ("a/init/c.d.luau", ""), ("z\0", "")]), below])
+                .unwrap();
+        let paths = |module| {
+            let place = vfs.place(module);
+            place.exists.then(|| place.files().map(|file| &*file.path).collect::<Vec<_>>())
+        };
+        assert_eq!(paths("a"), Some(vec!["a.luau"]));
+        assert_eq!(paths("a/b"), Some(vec!["a/b.lua", "a/b/init.luau"]));
+        assert_eq!(paths("a-b"), Some(vec![]));
+        assert_eq!(paths("a/init"), Some(vec![]), "a folder of that name, not the folder's init");
+        assert_eq!(paths("a/init/c.d"), Some(vec!["a/init/c.d.luau"]));
+        assert_eq!(paths("init"), Some(vec!["init.lua"]));
+        assert_eq!(paths(""), Some(vec!["init.lua"]));
+        for other in ["a/b/init", "a-", "b", "a.luau", "z", "a/", "/a", "c"] {
+            assert_eq!(paths(other), None, "{other}");
         }
     }
 
