@@ -12,6 +12,7 @@ use crate::isolate::BOOT_NAME;
 use crate::json::{bytes_at, push_str};
 use crate::program::{self, SyntaxError};
 use crate::scheduler;
+use crate::vfs::PATH_BYTES_MAX;
 
 /// What Luau shows of a long name.
 const SHOWN_BYTES: usize = 240;
@@ -22,9 +23,9 @@ pub fn chunk_name(name: &[u8]) -> CString {
     CString::new(bytes).unwrap_or_default()
 }
 
-/// Whether a chunk's name is that of a file.
-pub fn is_file(name: &CStr) -> bool {
-    name.to_bytes().first() == Some(&b'/')
+/// Whether a chunk's name is that of a file. Longer ones are texts that a script has named so.
+fn is_file(name: &CStr) -> bool {
+    name.to_bytes().first() == Some(&b'/') && name.to_bytes().len() <= PATH_BYTES_MAX
 }
 
 /// A chunk's name as Luau's own messages show it.

@@ -7,7 +7,7 @@ use mlua::ffi::{self, lua_State};
 use crate::json::{bytes_at, push_str};
 use crate::program::Source;
 use crate::vfs::{Layer, Vfs};
-use crate::{modules, proxy};
+use crate::{call, modules, proxy};
 
 /// `requirefunction({[path]: source}, id, globals)`.
 unsafe extern "C-unwind" fn requirefunction(state: *mut lua_State) -> c_int {
@@ -29,7 +29,7 @@ unsafe extern "C-unwind" fn requirefunction(state: *mut lua_State) -> c_int {
         }
         let layer = Layer::new(files.iter().map(|(path, source)| (path.as_str(), source.clone())));
         drop(files);
-        match Vfs::new([layer]) {
+        match layer.and_then(|layer| Vfs::new([layer])) {
             Ok(vfs) => modules::push_require(state, vfs, bytes_at(state, 2), 3, 1),
             Err(text) => push_str(state, text.as_bytes()),
         }
@@ -42,7 +42,7 @@ pub unsafe fn install(state: *mut lua_State) {
     unsafe {
         ffi::lua_pushcclosurek(state, requirefunction, c"requirefunction".as_ptr(), 0, None);
         ffi::lua_setglobal(state, c"requirefunction".as_ptr());
-        ffi::lua_pushcclosurek(state, proxy::createglobalproxy, c"createglobalproxy".as_ptr(), 0, None);
+        call::push_function(state, (c"createglobalproxy", proxy::createglobalproxy));
         ffi::lua_setglobal(state, c"createglobalproxy".as_ptr());
     }
 }

@@ -1,13 +1,12 @@
 //! `createglobalproxy()`: writable globals whose reads fall through to the base's, for code in an environment of its own.
 //!
-//! Like the globals of an isolate, and of one: the record behind a proxy names the isolate that made it, keeps the
-//! modules that run in it, and cannot be reached. Threads keep the globals of the thread that made them, so that what
-//! runs in a proxy still has its isolate's `ctx`, host calls and bounds.
-
-use std::ffi::c_int;
+//! Like the globals of an isolate, and of one: the record behind a proxy is that of the isolate that made it, but keeps the
+//! modules that run in the proxy; scripts cannot reach it. Threads keep the globals of the thread that made them, so that
+//! what runs in a proxy still has its isolate's `ctx`, host calls and bounds.
 
 use mlua::ffi::{self, lua_State};
 
+use crate::call::{Call, Done};
 use crate::isolate::{self, slot};
 
 /// Pushes a fresh proxy. `_G` is its only key.
@@ -19,11 +18,14 @@ pub unsafe fn push_globals(state: *mut lua_State) {
         let globals = ffi::lua_gettop(state);
         ffi::lua_pushvalue(state, globals);
         ffi::lua_rawsetfield(state, globals, c"_G".as_ptr());
-        ffi::lua_createtable(state, 1, 2);
+        ffi::lua_createtable(state, slot::LAST, 2);
         let record = globals + 1;
         if isolate::push_record(state, ffi::LUA_GLOBALSINDEX) {
-            ffi::lua_rawgeti_(state, -1, slot::ISOLATE);
-            ffi::lua_rawseti_(state, record, slot::ISOLATE);
+            // All of it: a thread made while a chunk loads (`chunk::load`) has the proxy as its globals.
+            for place in (1..=slot::LAST).filter(|place| !matches!(*place, slot::MODULES | slot::EXPORTS)) {
+                ffi::lua_rawgeti_(state, -1, place);
+                ffi::lua_rawseti_(state, record, place);
+            }
             ffi::lua_rawgetfield(state, -1, c"__index".as_ptr());
             ffi::lua_remove(state, -2);
         } else {
@@ -39,10 +41,8 @@ pub unsafe fn push_globals(state: *mut lua_State) {
 }
 
 /// The native function for scripts.
-pub unsafe extern "C-unwind" fn createglobalproxy(state: *mut lua_State) -> c_int {
-    // SAFETY: called by Luau.
-    unsafe {
-        push_globals(state);
-        1
-    }
+pub fn createglobalproxy(call: &Call) -> Done {
+    // SAFETY: inside a call.
+    unsafe { push_globals(call.state) };
+    Ok(1)
 }

@@ -30,12 +30,12 @@ pub fn entry<'v>(vfs: &'v Vfs, entry: &str) -> Found<'v> {
 }
 
 /// The file that `path` means in the file `requirer` (no leading slash; empty for code without a file).
-pub fn resolve<'v>(vfs: &'v Vfs, requirer: &str, path: &str) -> Found<'v> {
+pub fn resolve<'v>(files: &'v Vfs, requirer: &str, path: &str) -> Found<'v> {
     let refused = |cause: String| format!("error requiring module \"{}\": {cause}", shown(path));
     if path.len() > PATH_BYTES_MAX {
         return Err(refused(format!("the path is longer than {PATH_BYTES_MAX} bytes")));
     }
-    let mut walk = Walk { vfs, at: String::new(), depth: 0, steps: 0 };
+    let mut walk = Walk { vfs: files, at: String::new(), depth: 0, steps: 0 };
     let slashed = if path.contains('\\') { Cow::Owned(path.replace('\\', "/")) } else { Cow::Borrowed(path) };
     walk.go(requirer, &slashed).and_then(|()| walk.module()).map_err(refused)
 }

@@ -15,6 +15,10 @@ use crate::program::Source;
 /// Layers that one stack may have; scripts stack them too.
 pub const LAYERS_MAX: usize = 16;
 
+/// Files that one layer may have, and bytes of a path: a file with a longer one is left out.
+pub const FILES_MAX: usize = 10_000;
+pub const PATH_BYTES_MAX: usize = 1_024;
+
 /// The file that names aliases for what lies beside and below it.
 const CONFIG: &str = ".luaurc";
 
@@ -67,12 +71,16 @@ pub struct Layer {
 impl Layer {
     /// A layer of these files; of equal paths the last counts. Leading slashes go, and so do paths with a zero byte: no
     /// chunk could bear their name.
-    pub fn new<'a>(files: impl IntoIterator<Item = (&'a str, Arc<Source>)>) -> Arc<Layer> {
+    pub fn new<'a>(files: impl IntoIterator<Item = (&'a str, Arc<Source>)>) -> Result<Arc<Layer>, String> {
         let mut all: Vec<File> = files
             .into_iter()
             .map(|(path, source)| File { path: path.trim_start_matches('/').into(), source })
-            .filter(|file| !file.path.contains('\0'))
+            .filter(|file| file.path.len() <= PATH_BYTES_MAX && !file.path.contains('\0'))
+            .take(FILES_MAX + 1)
             .collect();
+        if all.len() > FILES_MAX {
+            return Err(format!("there are more than {FILES_MAX} files"));
+        }
         // Stable, so that of equal paths the last given comes first after the reversal.
         all.reverse();
         all.sort_by(|a, b| a.path.cmp(&b.path));
@@ -86,7 +94,7 @@ impl Layer {
         let nodes = index(&all);
         let cost = |file: &File| FILE_BYTES + file.path.len() + (1 + COMPILED_FACTOR) * file.source.text().len();
         let cost_bytes = all.iter().map(cost).sum();
-        Arc::new(Layer { files: all.into(), nodes, configs: configs.into(), cost_bytes })
+        Ok(Arc::new(Layer { files: all.into(), nodes, configs: configs.into(), cost_bytes }))
     }
 
     /// A msgpack map of path -> source.
@@ -96,7 +104,7 @@ impl Layer {
         for _ in 0..n {
             files.push((reader.text()?, Source::shared(reader.bytes()?)));
         }
-        Ok(Layer::new(files))
+        Layer::new(files)
     }
 
     /// The same, where no bytes stand for no files.
@@ -232,7 +240,7 @@ mod tests {
     use super::*;
 
     fn layer(files: &[(&str, &str)]) -> Arc<Layer> {
-        Layer::new(files.iter().map(|(path, text)| (*path, Source::shared(text.as_bytes()))))
+        Layer::new(files.iter().map(|(path, text)| (*path, Source::shared(text.as_bytes())))).unwrap()
     }
 
     fn text<'a>(vfs: &'a Vfs, path: &str) -> Option<&'a [u8]> {
@@ -268,6 +276,17 @@ mod tests {
         for other in ["a/b/init", "a-", "b", "a.luau", "z", "a/", "/a", "c"] {
             assert_eq!(paths(other), None, "{other}");
         }
+    }
+
+    #[test]
+    fn a_layer_is_bounded() {
+        let source = Source::shared(b"");
+        let named = |n: usize| (0..n).map(|i| i.to_string()).collect::<Vec<_>>();
+        let layer_of = |names: &[String]| Layer::new(names.iter().map(|name| (name.as_str(), source.clone())));
+        assert!(layer_of(&named(FILES_MAX)).is_ok());
+        assert!(layer_of(&named(FILES_MAX + 1)).is_err());
+        let long = "a/".repeat(5_000_000);
+        assert!(layer_of(&[long]).is_ok_and(|layer| layer.is_empty()));
     }
 
     #[test]
