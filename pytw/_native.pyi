@@ -170,6 +170,13 @@ class Engine:
 def compile_check(chunk_name: str, source: bytes) -> tuple[int, str] | None:
     """None if the source compiles, else line and cause. For callers outside the VM threads; bounded by source_bytes_max."""
 
+def resolve_requires(files: bytes, requires: list[tuple[str, str]]) -> list[str | None]:
+    """Why each ``(requiring file, path)`` means no file of *files* (msgpack map of path -> source) and no module of the
+    engine; None where it means one.
+
+    Raises: ValueError: the files are no template.
+    """
+
 def watchdog(master_pidfd: int, deaf_ms: int, exit_on_deaf: bool) -> None:
     """Starts the process's watchdog thread: looks every 500 ms at every engine, and ends the process (exit code 70) when one
     slice has lasted *deaf_ms*, or reports DEAF where *exit_on_deaf* is false. With *master_pidfd* >= 0 it ends the process

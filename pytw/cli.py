@@ -21,6 +21,8 @@ from pytw.errors import ConfigError, PytwError, StorageRefused
 COMMANDS = {
     "serve": ("pytw.commands.serve:serve", "Run the whole system: workers, API, gateway."),
     "template": ("pytw.commands.template:template", "Put, list, show, remove, pause and resume templates."),
+    "check": ("pytw.commands.check:check", "Tell what is wrong with a template, without a server."),
+    "run": ("pytw.commands.run:run", "Run one event through a template on this machine."),
     "mock": ("pytw.commands.mock:mock", "The mock Discord: say something, or run it alone."),
     "config": ("pytw.commands.config:config", "Show or check the configuration."),
     "migrate": ("pytw.commands.migrate:migrate", "Bring the database's schema up to date."),

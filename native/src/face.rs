@@ -7,14 +7,17 @@ use pyo3::exceptions::{PyImportError, PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList};
 
+use crate::api;
 use crate::blame::Blame;
 use crate::context::EventInfo;
 use crate::handle::Handle;
 use crate::limits::Limits;
 use crate::program::{self, Layers, Program, Source, Template};
 use crate::request::{Arrival, What};
+use crate::require;
 use crate::sandbox;
 use crate::shared::{In, OutKind};
+use crate::vfs::{Layer, Vfs};
 use crate::watchdog::Watchdog;
 
 #[pyclass(frozen)]
@@ -226,6 +229,19 @@ fn compile_check(py: Python<'_>, chunk_name: &str, source: &[u8]) -> Option<(u32
     py.detach(|| program::compile(&source)).err().map(|e| (e.line, e.text))
 }
 
+/// Why each path that a file requires means nothing; None where it means something.
+#[pyfunction]
+fn resolve_requires(files: &[u8], requires: Vec<(String, String)>) -> PyResult<Vec<Option<String>>> {
+    let vfs = Layer::parse(files).and_then(|layer| Vfs::new([layer])).map_err(PyValueError::new_err)?;
+    let cause = |(file, path): &(String, String)| {
+        if api::is_registered(&path.to_lowercase()) {
+            return None;
+        }
+        require::resolve(&vfs, file.trim_start_matches('/'), path).err()
+    };
+    Ok(requires.iter().map(cause).collect())
+}
+
 #[pyfunction]
 fn watchdog(master_pidfd: i32, deaf_ms: u64, exit_on_deaf: bool) -> PyResult<()> {
     let watchdog = Watchdog { master_pidfd, deaf: Duration::from_millis(deaf_ms), exit_on_deaf };
@@ -236,6 +252,7 @@ pub fn init_pymodule(module: &Bound<'_, PyModule>) -> PyResult<()> {
     sandbox::set_flags().map_err(PyImportError::new_err)?;
     module.add_class::<Engine>()?;
     module.add_function(wrap_pyfunction!(compile_check, module)?)?;
+    module.add_function(wrap_pyfunction!(resolve_requires, module)?)?;
     module.add_function(wrap_pyfunction!(watchdog, module)?)?;
     module.add("LUAU_VERSION", mlua::ffi::luau_version().unwrap_or("unknown"))?;
     for (name, kind) in [

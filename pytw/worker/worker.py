@@ -21,6 +21,7 @@ from pytw.worker.background import IN_FLIGHT_MAX, Background
 from pytw.worker.cache import WorkerCacheData
 from pytw.worker.context import RateLimits, VMContext
 from pytw.worker.context.botstats import BotStats
+from pytw.worker.context.boundary import OnCall
 from pytw.worker.context.discord import Discord, Rest
 from pytw.worker.context.http import Http
 from pytw.worker.context.kv import Kv
@@ -75,6 +76,7 @@ class Worker:
         rest: Rest,
         *,
         on_blame: OnBlame | None = None,
+        on_call: OnCall | None = None,
         blame_fd: int = -1,
         engine: EngineMaker = NATIVE_ENGINE,
     ) -> None:
@@ -105,6 +107,7 @@ class Worker:
             self._caps_of,
             RateLimits(compat=spec.compat_ratelimits),
             Kv(self.db).operations() | Discord(rest).operations() | runtime.operations() | self._http.operations(),
+            on_call,
         )
         self.repeats = Repeats(template_log)
         self.background = Background(self.dispatch)

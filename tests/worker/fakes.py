@@ -13,7 +13,8 @@ import msgpack
 import orjson
 
 from pytw.errors import NotFound, StorageUnavailable
-from pytw.types import DEFAULT_EVENTS, KvRecord, TemplateSource, TenantGate, TenantState
+from pytw.types import KvRecord, TemplateSource
+from pytw.worker import memory
 from pytw.worker.context.call import HostCall
 from pytw.worker.context.operation import Operation
 
@@ -21,14 +22,11 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 GUILD = 5 << 22
 
 
-class MemoryDb:
-    """Satisfies `types.WorkerDb`."""
+class MemoryDb(memory.MemoryDb):
+    """The database in memory, seen and disturbed."""
 
     def __init__(self) -> None:
-        self.templates: dict[int, list[TemplateSource]] = {}
-        self.states: dict[int, TenantState] = {}
-        self.records: dict[tuple[int, str, tuple[str, ...]], KvRecord] = {}
-        self.due: list[tuple[int, KvRecord]] = []
+        super().__init__()
         self.finished: list[tuple[int, str, int]] = []
         self.calls: list[tuple[str, int]] = []
         #: While set for a tenant, its operations wait for the event.
@@ -36,9 +34,6 @@ class MemoryDb:
         self.failing = False
         self.in_flight: dict[int, int] = defaultdict(int)
         self.in_flight_seen: dict[int, int] = defaultdict(int)
-
-    def put(self, tenant: int, *templates: TemplateSource) -> None:
-        self.templates[tenant] = list(templates)
 
     async def _work(self, operation: str, tenant: int) -> None:
         self.calls.append((operation, tenant))
@@ -54,65 +49,8 @@ class MemoryDb:
         if self.failing:
             raise StorageUnavailable("the database is away")
 
-    def _gate(self, tenant: int) -> TenantGate:
-        state = self.states.get(tenant, TenantState(DEFAULT_EVENTS, {}))
-        events = state.events.union(*(t.events for t in self.templates.get(tenant, ()) if not t.paused))
-        return TenantGate(tenant, events, state.banned)
-
-    async def gates(self, worker_id: int, workers: int) -> list[TenantGate]:
-        await self._work("gates", -1)
-        known = self.templates.keys() | self.states.keys()
-        return [self._gate(tenant) for tenant in sorted(known) if (tenant >> 22) % workers == worker_id]
-
-    async def gate(self, tenant: int) -> TenantGate:
-        await self._work("gate", tenant)
-        return self._gate(tenant)
-
-    async def program(self, tenant: int) -> list[TemplateSource]:
-        await self._work("program", tenant)
-        return list(self.templates.get(tenant, ()))
-
-    async def tenant_state(self, tenant: int) -> TenantState:
-        await self._work("tenant_state", tenant)
-        return self.states.get(tenant, TenantState(DEFAULT_EVENTS, {}))
-
-    async def set_tenant_state(self, tenant: int, state: TenantState) -> None:
-        await self._work("set_tenant_state", tenant)
-        self.states[tenant] = state
-
-    async def kv_get(self, tenant: int, key: str, scopes: Sequence[str]) -> KvRecord | None:
-        await self._work("kv_get", tenant)
-        return self.records.get((tenant, key, tuple(scopes)))
-
-    async def kv_set(
-        self, tenant: int, key: str, scopes: Sequence[str], value: bytes, expires_at: datetime | None = None
-    ) -> None:
-        await self._work("kv_set", tenant)
-        old = self.records.get((tenant, key, tuple(scopes)))
-        version = old.version + 1 if old is not None else 1
-        self.records[tenant, key, tuple(scopes)] = KvRecord(
-            f"{tenant}-{key}", key, list(scopes), value, version, NOW, NOW, expires_at
-        )
-
-    async def kv_delete(self, tenant: int, key: str, scopes: Sequence[str]) -> int:
-        await self._work("kv_delete", tenant)
-        return 1 if self.records.pop((tenant, key, tuple(scopes)), None) is not None else 0
-
-    async def kv_find(
-        self, tenant: int, pattern: str, scopes: Sequence[str], *, limit: int, after: str | None = None
-    ) -> list[KvRecord]:
-        await self._work("kv_find", tenant)
-        start = pattern.rstrip("%")
-        found = [r for (t, key, _), r in sorted(self.records.items()) if t == tenant and key.startswith(start)]
-        return [r for r in found if after is None or (r.key, r.id) > tuple(after.split(":", 1)[::-1])][:limit]
-
-    async def claim_expired(self, worker_id: int, workers: int, *, limit: int) -> list[tuple[int, KvRecord]]:
-        await self._work("claim_expired", -1)
-        claimed, self.due = self.due[:limit], self.due[limit:]
-        return claimed
-
     async def finish_expired(self, tenant: int, record_id: str, version: int) -> None:
-        await self._work("finish_expired", tenant)
+        await super().finish_expired(tenant, record_id, version)
         self.finished.append((tenant, record_id, version))
 
 

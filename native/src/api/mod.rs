@@ -54,6 +54,11 @@ impl Luau {
 
 static LIBRARIES: &[&Library] = &[&datamgmt::LIBRARY, &datetime::LIBRARY, &interop::LIBRARY, &json::LIBRARY, &typesext::LIBRARY];
 
+/// Whether there is a library of a name.
+pub fn is_registered(name: &str) -> bool {
+    LIBRARIES.iter().any(|library| library.name.to_bytes() == name.as_bytes())
+}
+
 /// Pushes the library of a name; pushes nothing and gives false if there is none.
 pub unsafe fn push_registered(state: *mut lua_State, name: &str) -> bool {
     let Some(library) = LIBRARIES.iter().find(|library| library.name.to_bytes() == name.as_bytes()) else {

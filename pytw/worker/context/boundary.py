@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 CALLS_MAX = 4_096
 EVERYTHING = frozenset({"*"})
 
+#: Hears how a call ended: the call, the seconds it took, and its results as msgpack or its error.
+OnCall = Callable[[HostCall, float, bytes | PytwError], None]
 #: The capabilities of a tenant's template, loading its program if need be.
 CapsOf = Callable[[int, str], Awaitable[frozenset[str]]]
 
@@ -31,12 +33,18 @@ class VMContext:
     """Answers host calls by name. Source: reference `VMContext` (spec 5.7), enforced per operation and per template."""
 
     def __init__(
-        self, vms: WorkerVmManager, caps_of: CapsOf, rates: RateLimits, operations: Mapping[str, Operation]
+        self,
+        vms: WorkerVmManager,
+        caps_of: CapsOf,
+        rates: RateLimits,
+        operations: Mapping[str, Operation],
+        on_call: OnCall | None = None,
     ) -> None:
         self._vms = vms
         self._caps_of = caps_of
         self._rates = rates
         self._operations = operations
+        self._on_call = on_call
         self._tasks: set[asyncio.Task[None]] = set()
         #: Calls by name.
         self.calls: Counter[str] = Counter()
@@ -55,7 +63,7 @@ class VMContext:
         try:
             request = HostCall(tenant, payload)
             name = request.name
-            answer = await self._run(request)
+            answer = await (self._run(request) if self._on_call is None else self._observed(request, self._on_call))
         except PytwError as error:
             self._vms.answer_error(tenant, call, error.detail)
         except asyncio.CancelledError:
@@ -66,6 +74,17 @@ class VMContext:
             self._vms.answer_error(tenant, call, f"internal error in {name}")
         else:
             self._vms.answer(tenant, call, answer)
+
+    async def _observed(self, call: HostCall, on_call: OnCall) -> bytes:
+        clock = asyncio.get_running_loop().time
+        start = clock()
+        try:
+            answer = await self._run(call)
+        except PytwError as error:
+            on_call(call, clock() - start, error)
+            raise
+        on_call(call, clock() - start, answer)
+        return answer
 
     async def _run(self, call: HostCall) -> bytes:
         operation = self._operations.get(call.name)

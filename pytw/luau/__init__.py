@@ -1,13 +1,15 @@
-"""Luau without a VM: which engine this is, and whether sources compile."""
+"""Luau without a VM: which engine this is, whether sources compile, and what a reader of them notices."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
+
+import msgpack
 
 from pytw import _native
 
-__all__ = ["ENGINE_VERSION", "LUAU_VERSION", "Complaint", "check", "check_files"]
+__all__ = ["ENGINE_VERSION", "LUAU_VERSION", "SUFFIXES", "Complaint", "check", "check_files", "resolve_requires"]
 
 LUAU_VERSION = _native.LUAU_VERSION
 """The version of Luau that scripts run on, such as ``0.740``."""
@@ -39,3 +41,11 @@ def check(name: str, source: str | bytes) -> list[Complaint]:
 def check_files(files: Mapping[str, str]) -> list[Complaint]:
     """`check` for each Luau file of a template, in the order of their names."""
     return [complaint for name in sorted(files) if name.endswith(SUFFIXES) for complaint in check(name, files[name])]
+
+
+def resolve_requires(files: Mapping[str, bytes], requires: Iterable[tuple[str, str]]) -> list[str | None]:
+    """Why each ``(requiring file, path)`` means no file of *files* and no module of the engine; None where it does.
+
+    Raises: ValueError: the files are no template (a path twice, a bad ``.luaurc``).
+    """
+    return _native.resolve_requires(msgpack.packb(dict(files)), list(requires))

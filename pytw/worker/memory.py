@@ -1,0 +1,107 @@
+"""`MemoryDb`: a worker's database that lasts as long as its process, for `tw run` and for tests."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from pytw.types import DEFAULT_EVENTS, KvRecord, TemplateSource, TenantGate, TenantState
+
+_Place = tuple[int, str, tuple[str, ...]]
+
+
+def _like(pattern: str) -> re.Pattern[str]:
+    r"""A LIKE pattern as a regular expression: ``%``, ``_``, and ``\`` before what is meant literally."""
+    parts = re.findall(r"\\.|.", pattern, re.DOTALL)
+    known = {"%": ".*", "_": "."}
+    return re.compile("".join(known.get(part) or re.escape(part[-1]) for part in parts), re.DOTALL)
+
+
+class MemoryDb:
+    """Satisfies `types.WorkerDb`. Get and find match records whose scopes contain the given ones, the exact set first."""
+
+    def __init__(self) -> None:
+        self.templates: dict[int, list[TemplateSource]] = {}
+        self.states: dict[int, TenantState] = {}
+        self.records: dict[_Place, KvRecord] = {}
+        self.due: list[tuple[int, KvRecord]] = []
+
+    def put(self, tenant: int, *templates: TemplateSource) -> None:
+        """Replace the tenant's templates."""
+        self.templates[tenant] = list(templates)
+
+    async def _work(self, operation: str, tenant: int) -> None:
+        await asyncio.sleep(0)
+
+    def _gate(self, tenant: int) -> TenantGate:
+        state = self.states.get(tenant, TenantState(DEFAULT_EVENTS, {}))
+        events = state.events.union(*(t.events for t in self.templates.get(tenant, ()) if not t.paused))
+        return TenantGate(tenant, events, state.banned)
+
+    async def gates(self, worker_id: int, workers: int) -> list[TenantGate]:
+        await self._work("gates", -1)
+        known = self.templates.keys() | self.states.keys()
+        return [self._gate(tenant) for tenant in sorted(known) if (tenant >> 22) % workers == worker_id]
+
+    async def gate(self, tenant: int) -> TenantGate:
+        await self._work("gate", tenant)
+        return self._gate(tenant)
+
+    async def program(self, tenant: int) -> list[TemplateSource]:
+        await self._work("program", tenant)
+        return list(self.templates.get(tenant, ()))
+
+    async def tenant_state(self, tenant: int) -> TenantState:
+        await self._work("tenant_state", tenant)
+        return self.states.get(tenant, TenantState(DEFAULT_EVENTS, {}))
+
+    async def set_tenant_state(self, tenant: int, state: TenantState) -> None:
+        await self._work("set_tenant_state", tenant)
+        self.states[tenant] = state
+
+    def _matching(self, tenant: int, scopes: Sequence[str]) -> list[KvRecord]:
+        """The tenant's records that have all the scopes; those with no others come first."""
+        wanted = set(scopes)
+        found = [r for (owner, _, held), r in self.records.items() if owner == tenant and wanted.issubset(held)]
+        return sorted(found, key=lambda r: (set(r.scopes) != wanted, r.key, r.id))
+
+    async def kv_get(self, tenant: int, key: str, scopes: Sequence[str]) -> KvRecord | None:
+        await self._work("kv_get", tenant)
+        return next((r for r in self._matching(tenant, scopes) if r.key == key), None)
+
+    async def kv_set(
+        self, tenant: int, key: str, scopes: Sequence[str], value: bytes, expires_at: datetime | None = None
+    ) -> None:
+        await self._work("kv_set", tenant)
+        place = (tenant, key, tuple(sorted(set(scopes))))
+        now, old = datetime.now(UTC), self.records.get(place)
+        version, created = (old.version + 1, old.created_at) if old is not None else (1, now)
+        self.records[place] = KvRecord(f"{tenant}-{key}", key, list(place[2]), value, version, created, now, expires_at)
+
+    async def kv_delete(self, tenant: int, key: str, scopes: Sequence[str]) -> int:
+        await self._work("kv_delete", tenant)
+        doomed = [r for r in self._matching(tenant, scopes) if r.key == key]
+        for record in doomed:
+            del self.records[tenant, key, tuple(record.scopes)]
+        return len(doomed)
+
+    async def kv_find(
+        self, tenant: int, pattern: str, scopes: Sequence[str], *, limit: int, after: str | None = None
+    ) -> list[KvRecord]:
+        await self._work("kv_find", tenant)
+        like = _like(pattern)
+        found = sorted(
+            (r for r in self._matching(tenant, scopes) if like.fullmatch(r.key)), key=lambda r: (r.key, r.id)
+        )
+        return [r for r in found if after is None or (r.key, r.id) > tuple(after.split(":", 1)[::-1])][:limit]
+
+    async def claim_expired(self, worker_id: int, workers: int, *, limit: int) -> list[tuple[int, KvRecord]]:
+        await self._work("claim_expired", -1)
+        claimed, self.due = self.due[:limit], self.due[limit:]
+        return claimed
+
+    async def finish_expired(self, tenant: int, record_id: str, version: int) -> None:
+        await self._work("finish_expired", tenant)
+        self.records = {place: r for place, r in self.records.items() if (r.id, r.version) != (record_id, version)}

@@ -1,0 +1,97 @@
+"""`tw run` as an author uses it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from pytw.commands.run import run as command
+from pytw.errors import PytwError
+
+
+@pytest.fixture
+def template(tmp_path):
+    def write(text: str):
+        path = tmp_path / "bot.luau"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def run(*args: object, stdin: str | None = None):
+    return CliRunner().invoke(command, [str(arg) for arg in args], input=stdin, standalone_mode=False)
+
+
+def test_the_result_and_every_host_call_are_shown(template, tmp_path):
+    data = tmp_path / "data.json"
+    data.write_text('{"content": "hi"}')
+    source = """return { MESSAGE = function(ctx)
+        ctx.KV:set("k", ctx:event().data.content, { "s" })
+        local value = ctx.KV:get("k", { "s" })
+        return { value = value, guild = ctx.Discord:get_guild().data.id }
+    end }"""
+    done = run(template(source), "--data", data, "--guild", 77 << 22)
+    assert done.return_value == 0, done.output
+    lines = done.output.splitlines()
+    assert lines[0].startswith("MESSAGE: ok in ") and "of CPU" in lines[0]
+    assert f'"guild": "{77 << 22}"' in done.output and '"value": "hi"' in done.output
+    assert [line.split("(")[0] for line in lines if line.startswith("host call")] == [
+        "host call kv.set",
+        "host call kv.get",
+        "host call discord.get_guild",
+    ]
+    assert 'host call kv.set("k", "hi", ["s"]) -> []' in done.output
+
+
+def test_json_has_it_all(template):
+    done = run(template("return function(ctx) return ctx:event().author end"), "--author", "5", "--json")
+    body = json.loads(done.stdout)
+    assert body["outcome"] == "ok" and body["event"] == "MESSAGE" and body["host_calls"] == []
+    assert body["templates"][-1]["value"] == "5" and body["wall_us"] > 0
+
+
+def test_an_error_comes_with_its_traceback_and_exit_code(template):
+    done = run(template("return function()\n\terror('no')\nend"))
+    assert done.return_value == 1
+    assert "script_error" in done.output and '[string "/init.luau"]:2: no' in done.output
+
+
+def test_a_call_that_its_capabilities_refuse_is_shown(template):
+    source = "return function(ctx) return (select(2, pcall(function() ctx.KV:set('k', 1, { 's' }) end))) end"
+    done = run(template(source), "--cap", "kv:get:k")
+    assert "not allowed" in done.output and done.return_value == 0
+
+
+def test_an_event_that_nobody_handles_is_told(template):
+    done = run(template("return { MESSAGE = function() end }"), "--event", "GUILD_ROLE_CREATE")
+    assert "no handler for GUILD_ROLE_CREATE; it listens for MESSAGE" in done.output
+
+
+def test_data_from_standard_input(template):
+    done = run(template("return function(ctx) return ctx:event().data.x end"), "--data", "-", stdin='{"x": 4}')
+    assert "result: 4" in done.output
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["--data", "nowhere.json"], "nowhere.json: No such file"),
+        (["--event", "MESAGE"], "there is no event 'MESAGE'"),
+    ],
+)
+def test_bad_input_is_refused_with_words(template, args, said):
+    done = run(template("return function() end"), *args)
+    assert isinstance(done.exception, PytwError) and said in str(done.exception)
+
+
+def test_data_that_is_no_json_is_refused(template):
+    done = run(template("return function() end"), "--data", "-", stdin="{")
+    assert isinstance(done.exception, PytwError) and "is not JSON" in str(done.exception)
+
+
+def test_a_template_that_never_ends_is_ended(template):
+    done = run(template("return function() while true do end end"), "--json")
+    assert json.loads(done.stdout)["templates"][-1]["limit"] == "cpu" and done.return_value == 1
