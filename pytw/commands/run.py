@@ -19,6 +19,7 @@ from pytw.commands.local import GUILD_ID, local_worker, read_template
 from pytw.errors import PytwError, RequestError
 from pytw.limits import Limits
 from pytw.types import CreateEvent, DispatchResult, Outcome, TemplateSource
+from pytw.worker.context.answers import JSON, LAZY_JSON, OPAQUE_JSON
 from pytw.worker.context.call import HostCall
 from pytw.worker.template import BUILTINS
 
@@ -46,16 +47,17 @@ class Trace:
         self.calls.append(entry)
 
 
+def _from_ext(kind: int, data: bytes) -> Any:
+    """What only Luau makes an object of: the JSON that it is, or how long it is."""
+    return orjson.loads(data) if kind in (LAZY_JSON, OPAQUE_JSON, JSON) else f"<{len(data)} bytes>"
+
+
 def _decoded(packed: bytes) -> Any:
-    """A value for people to read; what only Luau makes an object of stays the JSON or the bytes it is."""
+    """A value for people to read."""
     try:
         return values.unpack(packed)
-    except PytwError:
-
-        def ext(code: int, data: bytes) -> Any:
-            return orjson.loads(data) if code in (8, 10, 11) else f"<{len(data)} bytes>"
-
-        return msgpack.unpackb(packed, ext_hook=ext, strict_map_key=False)
+    except ValueError:
+        return msgpack.unpackb(packed, ext_hook=_from_ext, strict_map_key=False)
 
 
 def _json(value: Any, *, indent: bool = False) -> str:
