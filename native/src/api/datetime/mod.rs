@@ -8,7 +8,7 @@ use chrono::NaiveDateTime;
 use chrono_tz::Tz;
 
 use crate::api::Library;
-use crate::call::{Call, Done, Fault};
+use crate::call::{Call, Done};
 
 mod delta;
 mod instant;
@@ -53,18 +53,4 @@ fn new(call: &Call) -> Done {
 /// The present in UTC.
 fn present() -> NaiveDateTime {
     chrono::Utc::now().naive_utc()
-}
-
-/// A whole number of 64 bits, or its decimal text; a fraction is refused.
-fn i64_argument(call: &Call, index: std::ffi::c_int) -> Result<i64, Fault> {
-    let found = match call.kind(index) {
-        mlua::ffi::LUA_TNUMBER => {
-            let n = call.number(index)?;
-            // 2^63 is the first number past the largest.
-            (n.fract() == 0.0 && n >= i64::MIN as f64 && n < i64::MAX as f64).then_some(n as i64)
-        }
-        mlua::ffi::LUA_TSTRING => call.text(index)?.parse().ok(),
-        _ => return Err(call.wrong(index, "a whole number")),
-    };
-    found.ok_or_else(|| call.bad(index, "a whole number of 64 bits is expected"))
 }

@@ -4,7 +4,8 @@ use std::ffi::c_int;
 
 use chrono::TimeDelta as Span;
 
-use super::{DateTime, delta, i64_argument};
+use super::{DateTime, delta};
+use crate::api::ints::i64_argument;
 use crate::call::{Call, Done, Fault, Named};
 use crate::object::{Object, tag};
 

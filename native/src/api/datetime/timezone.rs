@@ -5,7 +5,8 @@ use std::ffi::c_int;
 use chrono::{DateTime as Instant, NaiveDateTime, Utc};
 use chrono_tz::Tz;
 
-use super::{DateTime, i64_argument, moment, present};
+use super::{DateTime, moment, present};
+use crate::api::ints::i64_argument;
 use crate::call::{Call, Done, Fault, Named};
 use crate::object::{Object, tag};
 
