@@ -68,6 +68,7 @@ NATIVE_ENGINE: EngineMaker = _native.Engine
 class Pending(Protocol):
     """Waits for the body of a `DispatchResult`."""
 
+    tenant: int
     request: int
     deadline: float
 
@@ -352,6 +353,13 @@ class WorkerVmManager:
     @property
     def pending(self) -> int:
         return len(self._pending)
+
+    def running(self, tenant: int) -> list[int]:
+        """The tenant's requests without an answer. Looks at those of all tenants: not for the hot path."""
+        return [request for request, done in self._pending.items() if done.tenant == tenant]
+
+    def runs(self, request: int) -> bool:
+        return request in self._pending
 
     def stats(self) -> dict[str, int]:
         """The engines' counters, added up."""

@@ -1,5 +1,6 @@
 """The built-in template: the first minute."""
 
+import asyncio
 from pathlib import Path
 
 import msgspec
@@ -8,6 +9,7 @@ import pytest
 
 from pytw.errors import ConfigError
 from pytw.types import Outcome, TenantState
+from pytw.worker import worker as worker_module
 from pytw.worker.thread import WorkerThread
 from pytw.worker.worker import Worker
 
@@ -129,6 +131,26 @@ class TestOtherTree:
             return "OnStartup:updateTemplateCache" in part.value
 
         await until(began_anew, "the startup event of the new VM")
+        await rig.like.kill()
+
+    async def test_what_runs_may_end_before_the_templates_change(self, tmp_path: Path):
+        rig = await self.start(tmp_path, "return function() task.wait(0.3) return 'ended' end")
+        running = asyncio.create_task(rig.like.dispatch_event(A, event("E")))
+        await asyncio.sleep(0)
+        await rig.like.refresh_tenant(A)
+        assert running.done()
+        (part,) = (await running).templates
+        assert part.value == "ended"
+        await rig.like.kill()
+
+    async def test_what_never_ends_does_not_hold_up_a_change(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setattr(worker_module, "CHANGE_PATIENCE_S", 0.1)
+        rig = await self.start(tmp_path, "return function() task.wait(30) end")
+        running = asyncio.create_task(rig.like.dispatch_event(A, event("E")))
+        await asyncio.sleep(0)
+        async with asyncio.timeout(5):
+            await rig.like.refresh_tenant(A)
+            assert (await running).outcome is not Outcome.OK
         await rig.like.kill()
 
     async def test_loop_is_asked_for_settings_by_its_own_names(self, tmp_path: Path):
