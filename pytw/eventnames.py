@@ -40,5 +40,7 @@ DISCORD_EVENTS: Final = _names()
 HOST_EVENTS: Final = frozenset({"OnStartup", "KeyExpiry", "KeyResume"})
 #: Gateway names that templates know by another name.
 RENAMED: Final = {"MESSAGE_CREATE": "MESSAGE"}
+#: Events of the website have any name that begins so, and a user for an author.
+WEB_PREFIX: Final = "Web"
 #: What `ctx.Runtime:eventlist` tells: KeyResume is not of the reference, and ``Web`` events have no fixed names.
 EVENT_LIST: Final = (*sorted(DISCORD_EVENTS), "OnStartup", "KeyExpiry")

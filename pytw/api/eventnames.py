@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable
 
 from pytw.errors import RequestError
-from pytw.eventnames import DISCORD_EVENTS, HOST_EVENTS, RENAMED
+from pytw.eventnames import DISCORD_EVENTS, HOST_EVENTS, RENAMED, WEB_PREFIX
 from pytw.types import LOOP_EVENTS
 
 
@@ -15,7 +15,7 @@ def _is_known(name: str) -> bool:
         name in DISCORD_EVENTS
         or name in HOST_EVENTS
         or name in LOOP_EVENTS
-        or (name.startswith("Web") and name.isprintable() and len(name) <= 100)
+        or (name.startswith(WEB_PREFIX) and name.isprintable() and len(name) <= 100)
     )
 
 

@@ -67,6 +67,35 @@ async def test_every_event_can_be_fired_without_data(api: Api) -> None:
     assert [event.name for _, event in api.workers.events][-1] == "WebGetSettings"
 
 
+@pytest.mark.parametrize(
+    ("name", "author"),
+    [
+        ("WebGetSettings", "1"),
+        ("WebAnything", "1"),
+        ("GetSettings", "1"),
+        ("MESSAGE", None),
+        ("INTERACTION_CREATE", None),
+        ("OnStartup", None),
+    ],
+)
+async def test_events_of_the_website_have_an_author(api: Api, name: str, author: str | None) -> None:
+    """A developer at this machine is no user: the author is nobody's id."""
+    await api.fire({"type": name, "guild_id": "5"})
+    assert api.workers.events[0][1].author == author
+
+
+async def test_author_is_the_caller_where_it_is_a_user(api: Api) -> None:
+    headers = {"Authorization": "root-token"}
+    await api.fire({"type": "WebGetSettings", "guild_id": "5"}, headers=headers)
+    await api.fire({"type": "MESSAGE", "guild_id": "5"}, headers=headers)
+    assert [event.author for _, event in api.workers.events] == ["42", None]
+
+
+@pytest.mark.parametrize("name", ["web", "WEBHOOK", "webGetSettings", "xWebGetSettings", " WebX", "Web\n"])
+async def test_events_of_the_website_begin_with_web(api: Api, name: str) -> None:
+    assert (await api.fire({"type": name, "guild_id": "5"}))[0] == 400
+
+
 async def test_without_wait_the_event_is_handed_over(api: Api) -> None:
     status, body = await api.fire({"type": "MESSAGE", "guild_id": "5", "wait": False})
     assert (status, body["outcome"]) == (202, None)
