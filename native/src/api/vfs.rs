@@ -61,7 +61,7 @@ fn new_overlay(call: &Call) -> Done {
             if files > FILES_MAX {
                 return Err(Fault::limit(limits::SIZE, format!("the overlay adds more than {FILES_MAX} files (limit: size)")));
             }
-            let layer = Layer::new(map.pairs().map(|(path, text)| (path, Source::shared(text.as_bytes()))));
+            let layer = Layer::new(map.pairs().map(|(path, text)| (path, Source::shared(text.as_bytes()))))?;
             charges.push(Rc::new(Charge::new(call.state, layer.cost_bytes())?));
             layers.push(layer);
         }
