@@ -15,6 +15,7 @@ use mlua::ffi::{self, lua_State};
 
 use crate::json::{bytes_at, push_str};
 use crate::object::{self, Object};
+use crate::park;
 use crate::scheduler;
 
 /// Why a native function fails: what the script gets as the error, and the limit that is breached, if that is why.
@@ -48,8 +49,10 @@ pub type Function = fn(&Call) -> Done;
 /// A name and what is behind it.
 pub type Named = (&'static CStr, Function);
 
-/// The function has arranged for its thread to be woken (`wait`, `channel`): what it is woken with is its result.
+/// The function has arranged for its thread to be woken: what it is woken with is its result.
 pub const WAIT: c_int = -1;
+/// The function has parked its thread (`park.rs`): another function goes on when it is woken.
+pub const THEN: c_int = -2;
 
 /// Integers past this lose digits as a Luau number.
 pub const EXACT: f64 = 9_007_199_254_740_992.0;
@@ -255,6 +258,16 @@ impl Call {
         unsafe { object::push_values(self.state, index) }
     }
 
+    /// Gives the object on top, which has no values yet, those of another object: the table at `values`.
+    pub fn share_values(&self, values: c_int) {
+        unsafe { object::share_values(self.state, values) }
+    }
+
+    /// Empties the table at `index`.
+    pub fn clear(&self, index: c_int) {
+        unsafe { ffi::lua_cleartable(self.state, index) }
+    }
+
     /// The sequence of strings at `index`, which must be a list of at most `max` of them.
     pub fn texts(&self, index: c_int, max: usize) -> Result<Vec<String>, Fault> {
         self.table(index)?;
@@ -294,7 +307,11 @@ pub unsafe fn push_pointer(state: *mut lua_State, function: Function) {
 /// Calls a native function for Luau.
 pub unsafe fn run(state: *mut lua_State, function: Function) -> c_int {
     match function(&Call { state }) {
-        Ok(WAIT) => unsafe { ffi::lua_yield(state, 0) },
+        Ok(WAIT) => unsafe {
+            ffi::lua_settop(state, 0);
+            ffi::lua_yield(state, 0)
+        },
+        Ok(THEN) => unsafe { ffi::lua_yield(state, 0) },
         Ok(n) => n,
         Err(fault) => unsafe {
             push_fault(state, fault);
@@ -317,7 +334,7 @@ unsafe fn push_fault(state: *mut lua_State, fault: Fault) {
 pub unsafe fn push_function(state: *mut lua_State, (name, function): Named) {
     unsafe {
         push_pointer(state, function);
-        ffi::lua_pushcclosurek(state, trampoline, name.as_ptr(), 1, None);
+        ffi::lua_pushcclosurek(state, trampoline, name.as_ptr(), 1, Some(park::go_on));
     }
 }
 

@@ -11,7 +11,7 @@ use std::ffi::c_int;
 use mlua::ffi::{self, lua_State};
 
 use crate::scheduler::{raise, set, vm};
-use crate::thread::{forget_wait, is_ended};
+use crate::thread::is_ended;
 
 enum Resumed {
     Values(c_int),
@@ -35,7 +35,7 @@ unsafe fn resume_inner(state: *mut lua_State, co: *mut lua_State, nargs: c_int) 
         if ffi::lua_checkstack(co, nargs + 1) == 0 {
             raise(state, c"too many arguments to resume");
         }
-        forget_wait(co);
+        vm().forget_wait(co);
         ffi::lua_xmove(state, co, nargs);
         let fixed = ffi::lua_isyieldable(state) == 0;
         let vm = vm();

@@ -13,6 +13,7 @@ use mlua::ffi::{self, lua_State};
 
 use crate::call::{self, Fault, Named};
 use crate::event::push_weak;
+use crate::park;
 
 /// The tags of all userdata of this crate; Luau knows 0 to 127, mlua uses the first ones.
 pub mod tag {
@@ -34,6 +35,10 @@ pub mod tag {
     pub const RESPONSE: c_int = 44;
     /// Objects whose type is written in Luau (`api::luau_object`).
     pub const LUAU: c_int = 45;
+    pub const ONESHOT: c_int = 60;
+    pub const SELECTION: c_int = 61;
+    pub const DELAY: c_int = 62;
+    pub const KEY_HANDLE: c_int = 63;
     pub const SUB_CONTEXT: c_int = 46;
     pub const KV: c_int = 47;
     pub const GLOBAL_KV: c_int = 48;
@@ -129,10 +134,10 @@ pub unsafe fn make_metatable(state: *mut lua_State, of: &Type) {
         ffi::lua_rawsetfield(state, -2, c"__metatable".as_ptr());
         call::push_functions(state, of.methods, 0);
         push_pointers(state, of.fields);
-        ffi::lua_pushcclosurek(state, index, c"index".as_ptr(), 2, None);
+        ffi::lua_pushcclosurek(state, index, c"index".as_ptr(), 2, Some(park::go_on));
         ffi::lua_rawsetfield(state, -2, c"__index".as_ptr());
         push_pointers(state, of.methods);
-        ffi::lua_pushcclosurek(state, namecall, c"namecall".as_ptr(), 1, None);
+        ffi::lua_pushcclosurek(state, namecall, c"namecall".as_ptr(), 1, Some(park::go_on));
         ffi::lua_rawsetfield(state, -2, c"__namecall".as_ptr());
         if of.setters.is_empty() {
             ffi::lua_pushcclosurek(state, no_assignment, c"newindex".as_ptr(), 0, None);
@@ -235,14 +240,7 @@ pub unsafe fn push_values(state: *mut lua_State, index: c_int) {
     unsafe {
         ffi::lua_rawcheckstack(state, 6);
         let object = ffi::lua_absindex(state, index);
-        ffi::lua_getmetatable(state, object);
-        let metatable = ffi::lua_gettop(state);
-        if ffi::lua_rawgeti_(state, metatable, VALUES) != ffi::LUA_TTABLE {
-            ffi::lua_settop(state, metatable);
-            push_weak(state, c"k", 0);
-            ffi::lua_pushvalue(state, -1);
-            ffi::lua_rawseti_(state, metatable, VALUES);
-        }
+        let metatable = push_all_values(state, object);
         ffi::lua_pushvalue(state, object);
         if ffi::lua_rawget(state, metatable + 1) != ffi::LUA_TTABLE {
             ffi::lua_settop(state, metatable + 1);
@@ -253,6 +251,34 @@ pub unsafe fn push_values(state: *mut lua_State, index: c_int) {
         }
         ffi::lua_replace(state, metatable);
         ffi::lua_settop(state, metatable);
+    }
+}
+
+/// Pushes the metatable of the userdata at `object`, whose place it gives, and the table from objects to their values.
+unsafe fn push_all_values(state: *mut lua_State, object: c_int) -> c_int {
+    unsafe {
+        ffi::lua_getmetatable(state, object);
+        let metatable = ffi::lua_gettop(state);
+        if ffi::lua_rawgeti_(state, metatable, VALUES) != ffi::LUA_TTABLE {
+            ffi::lua_settop(state, metatable);
+            push_weak(state, c"k", 0);
+            ffi::lua_pushvalue(state, -1);
+            ffi::lua_rawseti_(state, metatable, VALUES);
+        }
+        metatable
+    }
+}
+
+/// Gives the userdata on top, which has no values yet, those of another object: the table at `values`.
+pub unsafe fn share_values(state: *mut lua_State, values: c_int) {
+    unsafe {
+        ffi::lua_rawcheckstack(state, 6);
+        let object = ffi::lua_gettop(state);
+        push_all_values(state, object);
+        ffi::lua_pushvalue(state, object);
+        ffi::lua_pushvalue(state, values);
+        ffi::lua_rawset(state, -3);
+        ffi::lua_settop(state, object);
     }
 }
 

@@ -74,11 +74,6 @@ pub unsafe fn set_wait(co: *mut lua_State, wait: u64) {
     unsafe { set_data(co, data(co) & !WAIT_MASK | wait & WAIT_MASK) }
 }
 
-pub unsafe fn forget_wait(co: *mut lua_State) {
-    // SAFETY: see the head of the file.
-    unsafe { set_wait(co, 0) }
-}
-
 /// Where the thread comes from: an index into the VM's origins, 0 for the engine itself.
 pub unsafe fn origin_of(co: *mut lua_State) -> usize {
     // SAFETY: see the head of the file.
@@ -130,6 +125,8 @@ impl Run {
 pub enum Value {
     Nothing,
     Since(Instant),
+    /// The mark of `park.rs`.
+    Woken,
     /// The results of a host call.
     Values(Box<[u8]>),
     Error(Box<[u8]>),
@@ -153,9 +150,16 @@ pub enum Task {
 
 pub struct Timer {
     pub at: Instant,
-    pub thread: ThreadRef,
     pub wait: u64,
-    pub value: Value,
+    pub due: Due,
+}
+
+/// What is to happen then.
+pub enum Due {
+    /// The thread goes on with the value.
+    Wake(ThreadRef, Value),
+    /// Who is parked under the wait is woken, if it still is (`park.rs`).
+    Parked,
 }
 
 impl PartialEq for Timer {

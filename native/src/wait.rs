@@ -9,9 +9,10 @@ use mlua::ffi::{self, lua_State};
 use crate::call as native;
 use crate::limits;
 use crate::offload::{self, Held, Job};
+use crate::park;
 use crate::request::End;
 use crate::shared::OutKind;
-use crate::thread::{Task, ThreadRef, Timer, Value, is_ended, set_ended, set_wait, wait_of};
+use crate::thread::{Due, Task, ThreadRef, Timer, Value, is_ended, set_ended, set_wait, wait_of};
 use crate::vm::Vm;
 
 /// A host call that has no answer yet.
@@ -56,7 +57,7 @@ impl Vm {
         None
     }
 
-    fn begin_wait(&self, thread: &ThreadRef) -> u64 {
+    pub fn begin_wait(&self, thread: &ThreadRef) -> u64 {
         let wait = self.next_wait();
         // SAFETY: the reference keeps the thread.
         unsafe { set_wait(thread.state, wait) };
@@ -67,7 +68,7 @@ impl Vm {
     pub fn start_timer(&self, thread: ThreadRef, after: Duration, value: Value) {
         let wait = self.begin_wait(&thread);
         let at = Instant::now() + after;
-        self.timers.borrow_mut().push(Timer { at, thread, wait, value });
+        self.timers.borrow_mut().push(Timer { at, wait, due: Due::Wake(thread, value) });
     }
 
     pub fn queue_wait(&self, thread: ThreadRef, value: Value) {
@@ -78,8 +79,11 @@ impl Vm {
     pub fn fire_timers(&self, now: Instant) {
         let mut timers = self.timers.borrow_mut();
         while timers.peek().is_some_and(|t| t.at <= now) {
-            let Some(t) = timers.pop() else { break };
-            self.ready.borrow_mut().push_back(Task::Wake { thread: t.thread, wait: t.wait, value: t.value });
+            let Some(Timer { wait, due, .. }) = timers.pop() else { break };
+            match due {
+                Due::Wake(thread, value) => self.ready.borrow_mut().push_back(Task::Wake { thread, wait, value }),
+                Due::Parked => self.unpark(wait),
+            }
         }
     }
 
@@ -191,13 +195,14 @@ impl Vm {
     /// Drops the timers that no thread waits for any more (cancelled, resumed early or ended), and the awaits and unsent
     /// calls of threads that the scheduler has ended.
     pub fn forget_ended(&self) {
+        self.forget_parked();
         let mut kept = std::collections::BinaryHeap::new();
-        for timer in self.timers.take() {
-            // SAFETY: the reference keeps the thread.
-            if unsafe { is_ended(timer.thread.state) || wait_of(timer.thread.state) != timer.wait } {
-                self.end_wait(timer.thread);
-            } else {
-                kept.push(timer);
+        for Timer { at, wait, due } in self.timers.take() {
+            match due {
+                // SAFETY: the reference keeps the thread.
+                Due::Wake(thread, _) if unsafe { is_ended(thread.state) || wait_of(thread.state) != wait } => self.end_wait(thread),
+                Due::Parked if !self.is_parked(wait) => {}
+                due => kept.push(Timer { at, wait, due }),
             }
         }
         self.timers.replace(kept);
@@ -218,6 +223,9 @@ impl Vm {
     /// Continues a thread whose wait is over, unless something else resumed or ended it meanwhile.
     pub fn wake(&self, thread: ThreadRef, wait: u64, value: Value) {
         let co = thread.state;
+        if matches!(value, Value::Woken) {
+            self.parked.borrow_mut().remove(&wait);
+        }
         // SAFETY: the reference keeps the thread.
         unsafe {
             let current = wait_of(co) == wait;
@@ -247,6 +255,10 @@ impl Vm {
         let status = self.protect(&mut |state: *mut lua_State| unsafe {
             match &mut value {
                 Value::Nothing => {}
+                Value::Woken => {
+                    park::push_mark(state);
+                    nargs = 1;
+                }
                 Value::Since(start) => {
                     ffi::lua_pushnumber(state, start.elapsed().as_secs_f64());
                     nargs = 1;

@@ -19,6 +19,7 @@ use crate::program::{self, SyntaxError};
 
 mod bitu64;
 pub mod blob;
+mod channel;
 mod compress;
 mod crypto;
 mod datamgmt;
@@ -52,7 +53,8 @@ impl Luau {
     }
 }
 
-static LIBRARIES: &[&Library] = &[&datamgmt::LIBRARY, &datetime::LIBRARY, &interop::LIBRARY, &json::LIBRARY, &typesext::LIBRARY];
+static LIBRARIES: &[&Library] =
+    &[&channel::LIBRARY, &datamgmt::LIBRARY, &datetime::LIBRARY, &interop::LIBRARY, &json::LIBRARY, &typesext::LIBRARY];
 
 /// Whether there is a library of a name.
 pub fn is_registered(name: &str) -> bool {
