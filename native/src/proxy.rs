@@ -6,7 +6,6 @@
 
 use mlua::ffi::{self, lua_State};
 
-use crate::call::{Call, Done};
 use crate::isolate::{self, slot};
 
 /// Pushes a fresh proxy. `_G` is its only key.
@@ -38,11 +37,4 @@ pub unsafe fn push_globals(state: *mut lua_State) {
         // Its reads give the base's functions unless the code itself puts others there first, as in an isolate.
         ffi::lua_setsafeenv(state, globals, 1);
     }
-}
-
-/// The native function for scripts.
-pub fn createglobalproxy(call: &Call) -> Done {
-    // SAFETY: inside a call.
-    unsafe { push_globals(call.state) };
-    Ok(1)
 }
