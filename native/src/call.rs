@@ -81,14 +81,15 @@ impl Call {
 
     /// The error for an argument of the wrong type.
     pub fn wrong(&self, index: c_int, expected: &str) -> Fault {
-        let got = match self.kind(index) {
+        self.bad(index, format!("{expected} expected, got {}", self.kind_name(index)))
+    }
+
+    /// What `typeof` says of the value at `index`.
+    pub fn kind_name(&self, index: c_int) -> Cow<'_, str> {
+        match self.kind(index) {
             ffi::LUA_TNONE => Cow::Borrowed("nothing"),
-            _ => unsafe {
-                let name = ffi::luaL_typename(self.state, index);
-                CStr::from_ptr(name).to_string_lossy()
-            },
-        };
-        self.bad(index, format!("{expected} expected, got {got}"))
+            _ => unsafe { CStr::from_ptr(ffi::luaL_typename(self.state, index)).to_string_lossy() },
+        }
     }
 
     /// The error for an argument that cannot be used.

@@ -9,6 +9,7 @@ use std::ptr;
 
 use mlua::ffi::{self, lua_State};
 
+use crate::api::captcha;
 use crate::call::{self, Call, Done, Fault, Named};
 use crate::caps::{Narrowed, Rights};
 use crate::isolate::{self, Core, slot};
@@ -257,12 +258,13 @@ pub enum Field {
     Runtime,
 }
 
-const FIELDS: [Named; 11] = [
+const FIELDS: [Named; 12] = [
     (c"KV", |call| plugin(call, Field::Kv, slot::KV, c"KV")),
     (c"GlobalKV", |call| plugin(call, Field::GlobalKv, slot::GLOBAL_KV, c"GlobalKV")),
     (c"ObjectStorage", |call| plugin(call, Field::ObjectStorage, slot::OBJECT_STORAGE, c"ObjectStorage")),
     (c"Discord", |call| plugin(call, Field::Discord, slot::DISCORD, c"Discord")),
     (c"Runtime", |call| plugin(call, Field::Runtime, slot::RUNTIME, c"Runtime")),
+    (c"ImageCaptcha", image_captcha),
     (c"HTTPServer", no_http_server),
     (c"store", |call| shared_field(call, slot::STORE)),
     (c"allowed_caps", allowed_caps),
@@ -294,6 +296,13 @@ fn plugin(call: &Call, field: Field, place: c_int, name: &CStr) -> Done {
             }
         }
     }
+    Ok(1)
+}
+
+fn image_captcha(call: &Call) -> Done {
+    view(call)?;
+    // SAFETY: the running thread.
+    unsafe { captcha::push(call.state) };
     Ok(1)
 }
 

@@ -56,6 +56,11 @@ pub struct Meter {
 }
 
 impl Meter {
+    #[cfg(test)]
+    pub fn up_to(max: Duration) -> Meter {
+        Meter { start: thread_cpu_time(), max }
+    }
+
     fn used(&self) -> Duration {
         thread_cpu_time().saturating_sub(self.start)
     }

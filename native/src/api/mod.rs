@@ -19,6 +19,7 @@ use crate::program::{self, SyntaxError};
 
 mod bitu64;
 pub mod blob;
+pub mod captcha;
 mod channel;
 mod compress;
 mod crypto;
