@@ -9,6 +9,7 @@ use std::ffi::{CStr, c_int};
 
 use mlua::ffi;
 
+use crate::api::vfs;
 use crate::call::{Call, Done, Fault, Named};
 use crate::caps::{Narrowed, Rights};
 use crate::context::{self, name_of_tenant};
@@ -223,6 +224,7 @@ impl Object for Runtime {
         (c"stats", |call| remote::<{ tag::RUNTIME }>(call, "runtime.stats", &[])),
         (c"links", |call| runtime_info(call, "links", c"links")),
         (c"eventlist", |call| runtime_info(call, "eventlist", c"events")),
+        (c"getexposedvfs", exposed_vfs),
     ];
 }
 
@@ -248,5 +250,13 @@ fn runtime_info(call: &Call, action: &str, entry: &CStr) -> Done {
         return Err(format!("the host has told nothing of its {action}").into());
     }
     call.freeze(-1);
+    Ok(1)
+}
+
+/// Pushes the trees of files that all tenants have in common.
+fn exposed_vfs(call: &Call) -> Done {
+    may(call, "getexposedvfs")?;
+    // SAFETY: the running thread.
+    unsafe { vfs::push_exposed(call.state) }?;
     Ok(1)
 }

@@ -133,6 +133,7 @@ def through_luau(engine: Any, packed: bytes) -> TemplateResult:
 numbers_used = itertools.count(1)
 
 
+@pytest.mark.timeout(120 + EXAMPLES / 20)
 def test_a_value_comes_back_from_luau_unchanged_or_is_refused(make):
     engine = make().engine
 

@@ -99,32 +99,29 @@ impl Int for U64 {
 
 /// A whole number, its decimal text, an `I64`, a `U64` or an integer of Luau's own type, if it is in the range of `I64`.
 pub fn i64_argument(call: &Call, index: c_int) -> Result<i64, Fault> {
-    let found = whole(call, index)?;
-    i64::try_from(found).map_err(|_| call.bad(index, "a whole number from -2^63 to 2^63-1 is expected"))
+    let found = whole(call, index)?.and_then(|n| i64::try_from(n).ok());
+    found.ok_or_else(|| call.bad(index, "a whole number of 64 bits is expected"))
 }
 
 /// The same in the range of `U64`.
 pub fn u64_argument(call: &Call, index: c_int) -> Result<u64, Fault> {
-    let found = whole(call, index)?;
-    u64::try_from(found).map_err(|_| call.bad(index, "a whole number from 0 to 2^64-1 is expected"))
+    let found = whole(call, index)?.and_then(|n| u64::try_from(n).ok());
+    found.ok_or_else(|| call.bad(index, "a whole number of 64 bits that is not negative is expected"))
 }
 
-/// A whole number of any of these types. Numbers past 65 bits are outside both ranges, and stay so as `i128`.
-fn whole(call: &Call, index: c_int) -> Result<i128, Fault> {
-    match call.kind(index) {
-        ffi::LUA_TNUMBER => {
-            let n = call.number(index)?;
-            if n.fract() == 0.0 { Ok(n as i128) } else { Err(call.bad(index, "a number without a fraction is expected")) }
-        }
-        ffi::LUA_TSTRING => call.text(index)?.parse().map_err(|_| call.bad(index, "the decimal digits of a whole number are expected")),
+/// What stands for a whole number, if it is one. Numbers that are too large for both types stay so as `i128`.
+fn whole(call: &Call, index: c_int) -> Result<Option<i128>, Fault> {
+    Ok(match call.kind(index) {
+        ffi::LUA_TNUMBER => Some(call.number(index)?).filter(|n| n.fract() == 0.0).map(|n| n as i128),
+        ffi::LUA_TSTRING => call.text(index)?.parse().ok(),
         // SAFETY: it is such an integer.
-        ffi::LUA_TINTEGER => Ok(unsafe { ffi::lua_tointeger64(call.state, index, std::ptr::null_mut()) }.into()),
+        ffi::LUA_TINTEGER => Some(unsafe { ffi::lua_tointeger64(call.state, index, std::ptr::null_mut()) }.into()),
         _ => match (call.object_if::<I64>(index), call.object_if::<U64>(index)) {
-            (Some(n), _) => Ok(n.wide()),
-            (_, Some(n)) => Ok(n.wide()),
-            _ => Err(call.wrong(index, "integer")),
+            (Some(n), _) => Some(n.wide()),
+            (_, Some(n)) => Some(n.wide()),
+            _ => return Err(call.wrong(index, "a whole number")),
         },
-    }
+    })
 }
 
 fn push<T: Object>(call: &Call, value: T) -> Done {

@@ -13,7 +13,7 @@ use mlua::ffi::{self, lua_State};
 use crate::call::{Call, Done, Fault, Named};
 use crate::json;
 use crate::memory::Charge;
-use crate::object::{self, Object, destructed, tag};
+use crate::object::{Object, destructed, tag};
 use crate::string_map::StringMap;
 
 /// JSON text outside Luau's heap.
@@ -91,34 +91,6 @@ fn string_map(content: &Content) -> Option<Rc<StringMap>> {
         Content::Map(map) => Some(map.clone()),
         _ => None,
     }
-}
-
-/// Pushes a `Lazy` whose data is the value at `index`.
-pub unsafe fn push_made(state: *mut lua_State, index: c_int) {
-    // SAFETY: by the caller, inside a function that Luau calls.
-    unsafe {
-        let index = ffi::lua_absindex(state, index);
-        object::push(state, Lazy(RefCell::new(Content::Value)));
-        keep(state, ffi::lua_gettop(state), index);
-    }
-}
-
-/// Keeps the value at `index` as the data of the `Lazy` at `lazy`.
-unsafe fn keep(state: *mut lua_State, lazy: c_int, index: c_int) {
-    // SAFETY: as for `push_made`.
-    unsafe {
-        ffi::lua_rawcheckstack(state, 2);
-        object::push_values(state, lazy);
-        ffi::lua_pushvalue(state, index);
-        ffi::lua_rawsetfield(state, -2, DATA.as_ptr());
-        ffi::lua_settop(state, -2);
-    }
-}
-
-/// Whether the value at `index` is a `Lazy`.
-pub fn is_lazy(state: *mut lua_State, index: c_int) -> bool {
-    // SAFETY: reads the tag of a value.
-    unsafe { ffi::lua_userdatatag(state, index) == tag::LAZY }
 }
 
 /// `lazy.data`.

@@ -12,6 +12,7 @@ use crate::api::ints::{I64, U64};
 use crate::api::lazy::Lazy;
 use crate::event;
 use crate::json::bytes_at;
+use crate::limits::cut;
 use crate::marks;
 use crate::msgpack::{self, Item, Reader};
 use crate::object::{Object, tag};
@@ -214,6 +215,9 @@ unsafe fn own<'a, T: Object>(state: *mut lua_State, index: c_int) -> &'a T {
     unsafe { &*ffi::lua_touserdatatagged(state, index, T::TAG).cast::<T>() }
 }
 
+/// Scripts name types too (`newproxy`).
+const TYPE_BYTES_MAX: usize = 64;
+
 /// What `typeof` says of the userdata at `index`.
 unsafe fn type_of(state: *mut lua_State, index: c_int) -> String {
     unsafe {
@@ -221,7 +225,7 @@ unsafe fn type_of(state: *mut lua_State, index: c_int) -> String {
         ffi::lua_rawcheckstack(state, 2);
         let mut name = "userdata".to_string();
         if ffi::lua_getmetatable(state, index) != 0 && ffi::lua_rawgetfield(state, -1, c"__type".as_ptr()) == ffi::LUA_TSTRING {
-            name = String::from_utf8_lossy(bytes_at(state, -1)).into_owned();
+            name = cut(String::from_utf8_lossy(bytes_at(state, -1)).into_owned(), TYPE_BYTES_MAX);
         }
         ffi::lua_settop(state, top);
         name
