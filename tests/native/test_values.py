@@ -151,16 +151,19 @@ def test_a_value_comes_back_from_luau_unchanged_or_is_refused(make):
 
 
 def has_such_a_key(value: Any) -> bool:
-    """A key that no table can have, or two that are one in a table."""
+    """A key that no table can have, two that are one in a table, or list items beside named fields."""
     if isinstance(value, list):
         return any(map(has_such_a_key, value))
     if not isinstance(value, dict | Map):
         return False
     keys = [key for key, _ in value.items()]
     flat = [values.pack(as_luau_has_it(key)) for key in keys if not isinstance(key, list | dict | Map)]
+    numbers = [type(key) in (int, float) and abs(key) <= EXACT for key, item in value.items() if item is not None]
+    first = any(type(key) in (int, float) and key == 1 for key, item in value.items() if item is not None)
     return (
         len(set(flat)) < len(flat)
         or any(key is None or "nan" in repr(key) for key in keys)
+        or (first and not all(numbers))
         or any(has_such_a_key(part) for pair in value.items() for part in pair)
     )
 
