@@ -240,6 +240,13 @@ fn may(call: &Call, action: &str) -> Result<(), Fault> {
     Err(format!("runtime operation `{action}` not allowed in this template context").into())
 }
 
+fn exposed_vfs(call: &Call) -> Done {
+    may(call, "getexposedvfs")?;
+    // SAFETY: the running thread of the current VM.
+    unsafe { vfs::push_exposed(call.state)? };
+    Ok(1)
+}
+
 /// Pushes one entry of what the engine was told at its start, read-only.
 fn runtime_info(call: &Call, action: &str, entry: &CStr) -> Done {
     may(call, action)?;

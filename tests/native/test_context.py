@@ -244,3 +244,14 @@ def test_an_object_store_is_named_after_its_tenant(make):
     driver = make()
     driver.load(("t", "return function(ctx) return ctx.ObjectStorage.bucket_name end"), tenant=(1 << 63) | 77)
     assert driver.done(driver.event(tenant=(1 << 63) | 77)).value == "77"
+
+
+def test_the_trees_of_files_are_exposed_to_who_may_see_them(make):
+    driver = make(builtins=msgpack.packb({"init.luau": "return {}", "x.luau": "return 7"}))
+    source = """return function(ctx)
+        local exposed = ctx.Runtime:getexposedvfs()
+        local require = exposed.Builtins:createrequirefunction("id", require("@antiraid/typesext").createglobalproxy())
+        return { require("./x"), typeof(exposed.TemplatingTypes), typeof(exposed.BuiltinsPatches) }
+    end"""
+    driver.load(("t", source))
+    assert driver.done(driver.event()).parts[-1].value == [7, "Vfs", "Vfs"]
