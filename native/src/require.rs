@@ -20,9 +20,9 @@ const NO_MODULE: &str = "no module present at resolved path";
 /// The file that a path means, or why it means nothing.
 pub type Found<'v> = Result<&'v File, String>;
 
-/// The file of the entry module at `entry`, such as `init`.
+/// The file of the entry module at `entry`, such as `init` or `lib/main`.
 pub fn entry<'v>(vfs: &'v Vfs, entry: &str) -> Found<'v> {
-    match at(vfs, entry) {
+    match at(vfs, module_of(&format!("{entry}.luau"))) {
         At::One(file) => Ok(file),
         At::Many(paths) => Err(format!("the template's entry \"{entry}\" is ambiguous: {paths}")),
         At::Folder | At::Nothing => Err(format!("the template's entry \"{entry}\" {NO_MODULE}")),
@@ -225,4 +225,72 @@ impl<'v> Walk<'v> {
 /// The folder above another one; none above the root.
 fn above(folder: &str) -> Option<&str> {
     if folder.is_empty() { None } else { Some(parent(folder)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::program::Source;
+    use crate::vfs::Layer;
+    use std::sync::Arc;
+
+    fn files(files: &[(&str, &str)]) -> Arc<Vfs> {
+        let layer = Layer::new(files.iter().map(|(path, text)| (*path, Source::shared(text.as_bytes()))));
+        Vfs::new([layer.unwrap()]).unwrap()
+    }
+
+    fn path(found: Found<'_>) -> Result<&str, String> {
+        found.map(|file| &*file.path)
+    }
+
+    #[test]
+    fn an_entry_is_named_with_or_without_its_init() {
+        let vfs = files(&[("init.lua", ""), ("lib/init.luau", ""), ("lib/main.luau", "")]);
+        for (name, file) in [("init", "init.lua"), ("lib", "lib/init.luau"), ("lib/init", "lib/init.luau"), ("lib/main", "lib/main.luau")] {
+            assert_eq!(path(entry(&vfs, name)), Ok(file));
+        }
+        assert!(entry(&vfs, "other").is_err());
+    }
+
+    /// Pieces that mean something, in every order that a generator of numbers comes to.
+    #[test]
+    fn whatever_path_and_config_end_in_a_file_or_a_text() {
+        const PIECES: [&str; 24] = [
+            "./", "../", "@", "@self", "@a", "/", "\\", ".", "..", "init", "a", "b", "é", "\0", "@b/", "//", "{", "}", "\"", "aliases",
+            ":", ",", "return ", "--",
+        ];
+        let mut seed = 1u64;
+        let mut text = || {
+            let mut out = String::new();
+            loop {
+                seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                let pick = (seed >> 33) as usize % (PIECES.len() + 3);
+                match PIECES.get(pick) {
+                    Some(piece) => out.push_str(piece),
+                    None => return out,
+                }
+            }
+        };
+        let mut found = 0;
+        for _ in 0..20_000 {
+            let alias = format!("{{\"aliases\": {{\"a\": \"{}\", \"b\": \"{}\"}}}}", text(), text());
+            let vfs = files(&[
+                (".luaurc", &alias),
+                ("a/.luaurc", &text()),
+                ("a.luau", ""),
+                ("a/b.lua", ""),
+                ("a/init/b.luau", ""),
+                ("init.luau", ""),
+            ]);
+            for requirer in ["", "init.luau", "a.luau", "a/b.lua", "a/init/b.luau", "not/there.luau", &text()] {
+                for prefix in ["", "./", "@a", "@b/", "@self/"] {
+                    match resolve(&vfs, requirer, &format!("{prefix}{}", text())) {
+                        Ok(file) => found += usize::from(vfs.source(&file.path).is_some()),
+                        Err(text) => assert!(text.starts_with("error requiring module \"")),
+                    }
+                }
+            }
+        }
+        assert!(found > 10_000, "{found}");
+    }
 }
