@@ -240,6 +240,7 @@ fn may(call: &Call, action: &str) -> Result<(), Fault> {
     Err(format!("runtime operation `{action}` not allowed in this template context").into())
 }
 
+/// Pushes the trees of files that all tenants have in common.
 fn exposed_vfs(call: &Call) -> Done {
     may(call, "getexposedvfs")?;
     // SAFETY: the running thread of the current VM.
@@ -257,13 +258,5 @@ fn runtime_info(call: &Call, action: &str, entry: &CStr) -> Done {
         return Err(format!("the host has told nothing of its {action}").into());
     }
     call.freeze(-1);
-    Ok(1)
-}
-
-/// Pushes the trees of files that all tenants have in common.
-fn exposed_vfs(call: &Call) -> Done {
-    may(call, "getexposedvfs")?;
-    // SAFETY: the running thread.
-    unsafe { vfs::push_exposed(call.state) }?;
     Ok(1)
 }
