@@ -14,7 +14,7 @@ import resource
 import site
 import struct
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from pytw.main import seccomp
 
@@ -24,6 +24,8 @@ UID_COUNT = 1_000
 NOFILE_MAX = 4_096
 THREADS_MAX = 1_024
 OOM_SCORE_ADJ = 500
+#: What names are resolved and Discord and the web are reached through.
+PORTS = (53, 80, 443)
 
 _PR_SET_DUMPABLE = 4
 _PR_SET_NO_NEW_PRIVS = 38
@@ -34,6 +36,8 @@ _LANDLOCK_RESTRICT = 446
 _FS_READ = (1 << 2) | (1 << 3)  # READ_FILE, READ_DIR
 _FS_BITS = {1: 13, 2: 14, 3: 15, 4: 15}  # ABI -> number of file-system rights it knows; 5 and later know 16
 _NET_BIND_TCP = 1
+_NET_CONNECT_TCP = 2
+_RULE_PATH_BENEATH, _RULE_NET_PORT = 1, 2
 _SCOPES = 3  # abstract unix sockets, signals
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -45,15 +49,18 @@ def refuse_calls() -> dict[str, bool]:
     return {"no_new_privs": no_new_privs, "seccomp": no_new_privs and seccomp.install()}
 
 
-def reduce(worker_id: int, *, readable: Sequence[str] = (), may_bind: bool = False) -> dict[str, bool]:
+def reduce(
+    worker_id: int, *, readable: Sequence[str] = (), may_bind: bool = False, ports: Iterable[int] = ()
+) -> dict[str, bool]:
     """Reduces what this process may reach, for good, and says which measures took hold. After `refuse_calls`.
 
     Args:
         readable: folders that stay readable besides the interpreter's and the system's.
         may_bind: whether it may listen on TCP ports (the debug console).
+        ports: TCP ports that it may connect to besides those of names and of the web.
     """
     report = {"oom_score": _oom_score(), "rlimits": _rlimits(), "own_uid": _own_uid(worker_id)}
-    report["landlock"] = _landlock(readable, may_bind)
+    report["landlock"] = _landlock(readable, may_bind, ports)
     return report
 
 
@@ -118,12 +125,12 @@ def _readable_folders(extra: Sequence[str]) -> list[str]:
     return [p for p in dict.fromkeys([*fixed, *python, *devices, *extra]) if p and p != "/" and os.path.exists(p)]
 
 
-def _landlock(readable: Sequence[str], may_bind: bool) -> bool:
+def _landlock(readable: Sequence[str], may_bind: bool, ports: Iterable[int]) -> bool:
     abi = _libc.syscall(_LANDLOCK_CREATE, None, 0, 1)
     if abi < 1:
         return False
     handled_fs = (1 << _FS_BITS.get(abi, 16)) - 1
-    handled_net = _NET_BIND_TCP if abi >= 4 and not may_bind else 0
+    handled_net = (_NET_CONNECT_TCP | (0 if may_bind else _NET_BIND_TCP)) if abi >= 4 else 0
     scopes = _SCOPES if abi >= 6 else 0
     attributes = struct.pack("=QQQ", handled_fs, handled_net, scopes)
     size = 24 if abi >= 6 else 16 if abi >= 4 else 8
@@ -133,6 +140,9 @@ def _landlock(readable: Sequence[str], may_bind: bool) -> bool:
     try:
         for path in _readable_folders(readable):
             _allow_reading(ruleset, path)
+        for port in {*PORTS, *ports} if handled_net else ():
+            rule = struct.pack("=QQ", _NET_CONNECT_TCP, port)
+            _libc.syscall(_LANDLOCK_ADD_RULE, ruleset, _RULE_NET_PORT, ctypes.c_char_p(rule), 0)
         return bool(_libc.syscall(_LANDLOCK_RESTRICT, ruleset, 0) == 0)
     finally:
         os.close(ruleset)
@@ -146,6 +156,6 @@ def _allow_reading(ruleset: int, path: str) -> None:
     try:
         rights = _FS_READ if os.path.isdir(path) else 1 << 2
         rule = struct.pack("=Qi", rights, fd)
-        _libc.syscall(_LANDLOCK_ADD_RULE, ruleset, 1, ctypes.c_char_p(rule), 0)
+        _libc.syscall(_LANDLOCK_ADD_RULE, ruleset, _RULE_PATH_BENEATH, ctypes.c_char_p(rule), 0)
     finally:
         os.close(fd)

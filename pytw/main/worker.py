@@ -15,6 +15,7 @@ import platform
 import signal
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import msgspec
 import setproctitle
@@ -175,7 +176,7 @@ class Process:
         """What cannot be taken back: rights go, the watchdog starts."""
         spec = self._spec
         if spec.drop_rights:
-            self._rights |= rights.reduce(spec.worker_id, may_bind=bool(spec.console_port))
+            self._rights |= rights.reduce(spec.worker_id, may_bind=bool(spec.console_port), ports=_ports(spec))
         start_watchdog(master_pidfd=master_pidfd, deaf_ms=DEAF_MS, exit_on_deaf=spec.exit_on_deaf)
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._terminated)
 
@@ -236,3 +237,10 @@ class Process:
 
     def _stats(self) -> dict[str, float]:
         return {**self._worker.stats(), **(self._shards.counts() if self._shards is not None else {})}
+
+
+def _ports(spec: WorkerSpec) -> set[int]:
+    """The ports of what a worker talks to, where they are not those of the web."""
+    discord = spec.discord
+    urls = [spec.mesophyll, *((discord.api_base, discord.gateway_url) if discord is not None else ())]
+    return {port for url in urls if (port := urlsplit(url).port) is not None}

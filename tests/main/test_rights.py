@@ -1,8 +1,10 @@
 """A worker's rights, tried out in a child process that gives them up."""
 
+import ctypes
 import json
 import os
 import platform
+import socket
 import subprocess
 import sys
 import textwrap
@@ -17,7 +19,8 @@ from pytw.main import rights
 KEEP_UID = False
 if KEEP_UID:
     rights._own_uid = lambda worker_id: False
-report = rights.refuse_calls() | rights.reduce(3)
+PORTS = ()
+report = rights.refuse_calls() | rights.reduce(3, ports=PORTS)
 def fails(do):
     try:
         do()
@@ -27,9 +30,9 @@ def fails(do):
 """
 
 
-def try_out(body: str, *, keep_uid: bool = False) -> dict:
+def try_out(body: str, *, keep_uid: bool = False, ports: tuple[int, ...] = ()) -> dict:
     code = (
-        PROLOGUE.replace("KEEP_UID = False", f"KEEP_UID = {keep_uid}")
+        PROLOGUE.replace("KEEP_UID = False", f"KEEP_UID = {keep_uid}").replace("PORTS = ()", f"PORTS = {ports}")
         + textwrap.dedent(body)
         + "\nprint(json.dumps(out))\n"
     )
@@ -56,6 +59,45 @@ def test_reduced_worker_cannot_write_start_or_fork_but_reads_and_threads() -> No
         assert out["write"] == "EACCES"
     if os.getuid() == 0:
         assert out["uid"] == 62_003
+
+
+def test_a_worker_reaches_the_ports_it_was_given_and_no_others() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as allowed, socket.create_server(("127.0.0.1", 0)) as other:
+        given, elsewhere = allowed.getsockname()[1], other.getsockname()[1]
+        out = try_out(
+            f"""
+            def connect(port):
+                socket.create_connection(("127.0.0.1", port), 2).close()
+            out = {{"report": report, "given": fails(lambda: connect({given})), "elsewhere": fails(lambda: connect({elsewhere})),
+                   "ssh": fails(lambda: connect(22)), "listen": fails(lambda: socket.create_server(("127.0.0.1", 0)))}}
+        """,
+            keep_uid=True,
+            ports=(given,),
+        )
+    assert out["given"] is None
+    if out["report"]["landlock"]:
+        assert {out["elsewhere"], out["ssh"], out["listen"]} == {"EACCES"}
+
+
+def test_a_worker_reads_no_memory_of_its_master() -> None:
+    secret = bytearray(b"the database's password")
+    address = ctypes.addressof((ctypes.c_char * len(secret)).from_buffer(secret))
+    out = try_out(f"""
+        pid, libc = os.getppid(), ctypes.CDLL(None, use_errno=True)
+        class Range(ctypes.Structure):
+            _fields_ = [("base", ctypes.c_void_p), ("size", ctypes.c_size_t)]
+        mine = ctypes.create_string_buffer({len(secret)})
+        here = Range(ctypes.addressof(mine), len(mine))
+        got = libc.process_vm_readv(pid, ctypes.byref(here), 1, ctypes.byref(Range({address}, {len(secret)})), 1, 0)
+        def seize():
+            if libc.ptrace(0x4206, pid, 0, 0) < 0:
+                raise OSError(ctypes.get_errno(), "ptrace")
+        out = {{"report": report, "readv": got, "ptrace": fails(seize), "mem": fails(lambda: open(f"/proc/{{pid}}/mem", "rb")),
+               "environ": fails(lambda: open(f"/proc/{{pid}}/environ", "rb").read()), "seen": bytes(mine.raw).hex()}}
+    """)
+    assert bytes.fromhex(out["seen"]) != secret
+    assert out["readv"] == -1 and out["ptrace"] is not None and out["mem"] is not None
+    assert out["environ"] is not None
 
 
 def test_landlock_leaves_the_interpreters_modules_readable() -> None:
