@@ -161,7 +161,12 @@ class Process:
         self._settle(master_pidfd)
         await self._client.connect(spec.mesophyll, token)
         try:
-            await self._worker.start()
+            try:
+                await self._worker.start()
+            except ConfigError as error:
+                # Said before the link ends: the master kills a worker whose link is gone.
+                log.error("%s", error)
+                return error.exit_code
             self._started = True
             self._tidy()
             self._tell_ready()
