@@ -62,8 +62,10 @@ class SystemLookup:
     async def __call__(self, host: str, port: int) -> Sequence[tuple[str, int]]:
         if self._threads is None:
             self._threads = ThreadPoolExecutor(HTTP_DNS_THREADS_MAX, "dns")
+        # As bytes: for text Python would load a codec, and a worker reads no more files.
+        name = host.encode("ascii")
         found = await asyncio.get_running_loop().run_in_executor(
-            self._threads, lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            self._threads, lambda: socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)
         )
         return [(str(sockaddr[0]), port) for *_, sockaddr in found]
 

@@ -76,6 +76,9 @@ class HttpGuard:
             raise RequestError(f"the URL is longer than {HTTP_URL_BYTES_MAX} bytes")
         if _UNSEEN.search(text):
             raise RequestError("a URL has no spaces, control characters or backslashes")
+        # Its tables are large, and whoever reads the URL again might read it in another way.
+        if not _authority(text).isascii():
+            raise RequestError("write the URL's host in ASCII: a name in other letters begins with xn-- there")
         try:
             url = URL(text)
             host, port = url.raw_host, url.explicit_port
