@@ -3,16 +3,18 @@
 
 use std::collections::BTreeMap;
 use std::ffi::c_int;
+use std::fmt;
 
 use mlua::ffi::{self, lua_State};
 use rustc_hash::FxHashSet;
+use serde::de::{Deserializer, Error, MapAccess, Visitor};
 
 use crate::call::Fault;
 use crate::json::{bytes_at, push_str};
 use crate::limits;
 use crate::memory::Charge;
 use crate::msgpack::{self, Reader};
-use crate::value::{BYTES_MAX, NODES_MAX};
+use crate::value::BYTES_MAX;
 
 /// What a map costs besides its texts.
 const OVERHEAD_BYTES: usize = 64;
@@ -27,8 +29,9 @@ fn too_large(why: &'static str) -> Fault {
 }
 
 const TOO_LONG: &str = "the string map is longer than 4 MiB (limit: size)";
-const TOO_MANY: &str = "the string map has more than 50,000 entries (limit: size)";
-const ENTRIES_MAX: usize = NODES_MAX as usize / 2;
+const TOO_MANY: &str = "the string map has more than 10,000 entries (limit: size)";
+/// So many entries take about 10 ms wherever they are walked.
+const ENTRIES_MAX: usize = 10_000;
 
 impl StringMap {
     /// The map with these bytes, which must be those of one map from texts to texts.
@@ -103,8 +106,15 @@ impl StringMap {
 
     /// The map that a JSON object of texts is.
     pub fn of_json(state: *mut lua_State, text: &[u8]) -> Result<StringMap, Fault> {
-        let pairs: BTreeMap<String, String> =
-            serde_json::from_slice(text).map_err(|e| format!("Failed to convert to a string map: {e}"))?;
+        if text.len() > BYTES_MAX {
+            return Err(too_large(TOO_LONG));
+        }
+        let mut parser = serde_json::Deserializer::from_slice(text);
+        let pairs = parser.deserialize_map(Pairs).and_then(|pairs| parser.end().map(|()| pairs));
+        let pairs = pairs.map_err(|e| match e.to_string() {
+            text if text.starts_with(TOO_MANY) => too_large(TOO_MANY),
+            text => format!("Failed to convert to a string map: {text}").into(),
+        })?;
         Self::write(state, pairs.len(), pairs.iter().map(|(key, text)| (key.as_str(), text.as_str())))
     }
 
@@ -135,6 +145,31 @@ impl StringMap {
                 push_str(state, text.as_bytes());
                 ffi::lua_rawset(state, -3);
             }
+        }
+    }
+}
+
+/// Reads an object of texts, with a bound on its entries, those of equal keys included.
+struct Pairs;
+
+impl<'de> Visitor<'de> for Pairs {
+    type Value = BTreeMap<String, String>;
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("an object of texts")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut pairs = BTreeMap::new();
+        for _ in 0..ENTRIES_MAX {
+            match map.next_entry()? {
+                Some((key, text)) => pairs.insert(key, text),
+                None => return Ok(pairs),
+            };
+        }
+        match map.next_entry::<String, String>()? {
+            Some(_) => Err(A::Error::custom(TOO_MANY)),
+            None => Ok(pairs),
         }
     }
 }

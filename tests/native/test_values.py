@@ -231,6 +231,22 @@ def test_json_of_the_host_counts_as_the_scripts_memory(make):
     assert done.limit == "memory", done
 
 
+def test_an_answer_is_cast_to_a_string_map(make):
+    driver = make()
+    cast = "return require('@antiraid/typesext').castlazyvaluetolazymap(...)"
+    opaque = (
+        "local x = require('@antiraid/typesext') return x.castopaquevaluetopaquemap(x.castopaquevaluetopaquemap(...))"
+    )
+    text = b'{"b":"2","a":"\\u00e9"}'
+    assert answered(driver, cast, msgpack.ExtType(8, text)).value.data == msgpack.packb({"a": "\u00e9", "b": "2"})
+    assert "an Opaque cannot leave" in answered(driver, opaque, msgpack.ExtType(10, text)).error
+    for bad in (b"[]", b'"x"', b'{"a":1}', b'{"a":null}', b"{", b'{"a":"b"} x'):
+        done = answered(driver, cast, msgpack.ExtType(8, bad))
+        assert "Failed to convert to a string map" in done.error, bad
+    many = b"{" + b",".join(b'"":""' for _ in range(10_001)) + b"}"
+    assert "10,000 entries (limit: size)" in answered(driver, cast, msgpack.ExtType(8, many)).error
+
+
 def test_a_lazy_string_map_moves_to_the_host(make):
     driver = make()
     files = msgpack.ExtType(6, msgpack.packb({"b": "2", "a": "1"}))

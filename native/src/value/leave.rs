@@ -153,7 +153,7 @@ impl Walk<'_> {
                 tag::TIME_DELTA => self.ext(kind::INTERVAL, &own::<TimeDelta>(state, index).to_wire())?,
                 tag::TIME_ZONE => self.ext(kind::TIME_ZONE, own::<Timezone>(state, index).to_wire())?,
                 tag::DATE_TIME => self.ext(kind::TIMESTAMP, &own::<DateTime>(state, index).to_wire()?)?,
-                _ => return Err(format!("a {} cannot leave the script", type_of(state, index)).into()),
+                _ => return Err(format!("{} cannot leave the script", named_type(state, index)).into()),
             }
         }
         Ok(())
@@ -218,8 +218,8 @@ unsafe fn own<'a, T: Object>(state: *mut lua_State, index: c_int) -> &'a T {
 /// Scripts name types too (`newproxy`).
 const TYPE_BYTES_MAX: usize = 64;
 
-/// What `typeof` says of the userdata at `index`.
-unsafe fn type_of(state: *mut lua_State, index: c_int) -> String {
+/// What `typeof` says of the userdata at `index`, with its article.
+unsafe fn named_type(state: *mut lua_State, index: c_int) -> String {
     unsafe {
         let top = ffi::lua_gettop(state);
         ffi::lua_rawcheckstack(state, 2);
@@ -228,7 +228,8 @@ unsafe fn type_of(state: *mut lua_State, index: c_int) -> String {
             name = cut(String::from_utf8_lossy(bytes_at(state, -1)).into_owned(), TYPE_BYTES_MAX);
         }
         ffi::lua_settop(state, top);
-        name
+        let article = if name.starts_with(['A', 'E', 'I', 'O']) { "an" } else { "a" };
+        format!("{article} {name}")
     }
 }
 
