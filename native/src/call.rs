@@ -233,6 +233,11 @@ impl Call {
         unsafe { ffi::lua_rawseti_(self.state, index, place) }
     }
 
+    /// Moves the key and the value on top into the table at `index`. Runs no metamethod.
+    pub fn set_pair(&self, index: c_int) {
+        unsafe { ffi::lua_rawset(self.state, index) }
+    }
+
     /// Pushes a field of the table at `index`; gives its type. Runs no metamethod.
     pub fn push_field(&self, index: c_int, name: &CStr) -> c_int {
         unsafe { ffi::lua_rawgetfield(self.state, index, name.as_ptr()) }

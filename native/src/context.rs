@@ -9,7 +9,7 @@ use std::ptr;
 
 use mlua::ffi::{self, lua_State};
 
-use crate::api::captcha;
+use crate::api::{captcha, http};
 use crate::call::{self, Call, Done, Fault, Named};
 use crate::caps::{Narrowed, Rights};
 use crate::isolate::{self, Core, slot};
@@ -258,13 +258,14 @@ pub enum Field {
     Runtime,
 }
 
-const FIELDS: [Named; 12] = [
+const FIELDS: [Named; 13] = [
     (c"KV", |call| plugin(call, Field::Kv, slot::KV, c"KV")),
     (c"GlobalKV", |call| plugin(call, Field::GlobalKv, slot::GLOBAL_KV, c"GlobalKV")),
     (c"ObjectStorage", |call| plugin(call, Field::ObjectStorage, slot::OBJECT_STORAGE, c"ObjectStorage")),
     (c"Discord", |call| plugin(call, Field::Discord, slot::DISCORD, c"Discord")),
     (c"Runtime", |call| plugin(call, Field::Runtime, slot::RUNTIME, c"Runtime")),
-    (c"ImageCaptcha", image_captcha),
+    (c"HTTPClient", |call| shared_table(call, http::push)),
+    (c"ImageCaptcha", |call| shared_table(call, captcha::push)),
     (c"HTTPServer", no_http_server),
     (c"store", |call| shared_field(call, slot::STORE)),
     (c"allowed_caps", allowed_caps),
@@ -299,10 +300,11 @@ fn plugin(call: &Call, field: Field, place: c_int, name: &CStr) -> Done {
     Ok(1)
 }
 
-fn image_captcha(call: &Call) -> Done {
+/// A read-only table that all contexts of the VM share.
+fn shared_table(call: &Call, push: unsafe fn(*mut lua_State)) -> Done {
     view(call)?;
     // SAFETY: the running thread.
-    unsafe { captcha::push(call.state) };
+    unsafe { push(call.state) };
     Ok(1)
 }
 

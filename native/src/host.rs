@@ -5,9 +5,10 @@ use std::ffi::c_int;
 
 use mlua::ffi;
 
-use crate::call::{Call, Done, Fault, Named, WAIT};
+use crate::call::{Call, Done, Fault, Function, Named, WAIT};
 use crate::limits;
 use crate::msgpack;
+use crate::park;
 use crate::scheduler;
 use crate::thread::ThreadRef;
 use crate::value;
@@ -53,6 +54,12 @@ pub fn ask(call: &Call, name: &str, narrowed: Option<&[Box<str>]>, first: c_int,
         vm.wait_for_call(thread, Outgoing::HostCall(out), None);
     }
     Ok(WAIT)
+}
+
+/// The same, but `function` gets the results and gives those of the native function.
+pub fn ask_then(call: &Call, name: &str, first: c_int, nargs: c_int, function: Function) -> Done {
+    ask(call, name, None, first, nargs)?;
+    park::then(call, function)
 }
 
 /// `host(name, ...)`, for tests of the engine itself.

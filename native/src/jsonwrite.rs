@@ -21,17 +21,31 @@ struct Writer {
     out: Vec<u8>,
     budget: Budget,
     pretty: bool,
+    /// An empty table that is not marked as a list is an object.
+    empty_objects: bool,
 }
 
 /// The JSON text of the value at `index`.
 pub unsafe fn write(state: *mut lua_State, index: c_int, pretty: bool) -> Result<Vec<u8>, Fault> {
-    let mut writer = Writer { state, out: Vec::new(), budget: Budget::new(), pretty };
+    let writer = Writer { state, out: Vec::new(), budget: Budget::new(), pretty, empty_objects: false };
     // SAFETY: by the caller, inside a protected call.
-    unsafe { writer.value(ffi::lua_absindex(state, index))? };
-    Ok(writer.out)
+    unsafe { writer.finish(index) }
+}
+
+/// The same for a request's body, where an empty table is an object.
+pub unsafe fn write_body(state: *mut lua_State, index: c_int) -> Result<Vec<u8>, Fault> {
+    let writer = Writer { state, out: Vec::new(), budget: Budget::new(), pretty: false, empty_objects: true };
+    // SAFETY: by the caller, inside a protected call.
+    unsafe { writer.finish(index) }
 }
 
 impl Writer {
+    unsafe fn finish(mut self, index: c_int) -> Result<Vec<u8>, Fault> {
+        // SAFETY: as for `write`.
+        unsafe { self.value(ffi::lua_absindex(self.state, index))? };
+        Ok(self.out)
+    }
+
     fn put(&mut self, bytes: &[u8]) -> Result<(), Fault> {
         if self.out.len() + bytes.len() > BYTES_MAX {
             return Err(too_long());
@@ -163,6 +177,7 @@ impl Writer {
             self.budget.enter(state, index)?;
             let mut all = entries(state, index, &mut self.budget)?;
             match list_length(&all) {
+                Some(0) if self.empty_objects && !marks::is_array(state, index) => self.put(b"{}")?,
                 Some(length) => self.list(index, length, all.len())?,
                 None if marks::is_array(state, index) => return Err("a table that is marked as a list has keys that are no places".into()),
                 None => {

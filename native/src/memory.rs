@@ -66,6 +66,9 @@ impl Drop for Charge {
     }
 }
 
+/// Bytes that a VM has left after something large was made in it.
+pub const SPARE: usize = 64 << 10;
+
 /// How many bytes more the VM of a running thread may hold; garbage goes first if that is less than `wanted`.
 pub fn room(state: *mut lua_State, wanted: usize) -> usize {
     // SAFETY: as for `Charge::new`.
@@ -76,6 +79,16 @@ pub fn room(state: *mut lua_State, wanted: usize) -> usize {
             ffi::lua_gc(state, ffi::LUA_GCCOLLECT, 0);
         }
         left()
+    }
+}
+
+/// Refuses what would leave a VM without room; to be asked before something large is made in Luau's own heap, since running
+/// out of memory there costs the VM.
+pub fn ensure(state: *mut lua_State, bytes: usize) -> Result<(), Fault> {
+    let wanted = bytes.saturating_add(SPARE);
+    match room(state, wanted) {
+        room if room >= wanted => Ok(()),
+        room => Err(Fault::limit(limits::MEMORY, format!("not enough memory: {bytes} bytes do not fit into {room} (limit: memory)"))),
     }
 }
 

@@ -31,6 +31,24 @@ pub unsafe fn push_mark(state: *mut lua_State) {
     unsafe { ffi::lua_pushlightuserdata(state, mark()) }
 }
 
+/// What lies below the results of a call that a function takes on.
+static AFTER: u8 = 0;
+
+fn after() -> *mut c_void {
+    (&raw const AFTER).cast_mut().cast()
+}
+
+/// The running thread waits for what has been asked of the host, and its stack is empty: `function` gets what the thread is
+/// woken with as its arguments, which may come from a script. A native function ends with this.
+pub fn then(call: &Call, function: Function) -> Done {
+    // SAFETY: see the head of the file; an empty stack has room.
+    unsafe {
+        ffi::lua_pushlightuserdata(call.state, after());
+        call::push_pointer(call.state, function);
+    }
+    Ok(THEN)
+}
+
 unsafe fn is_mark(state: *mut lua_State, index: c_int) -> bool {
     // SAFETY: a live state.
     unsafe { ffi::lua_type(state, index) == ffi::LUA_TLIGHTUSERDATA && ffi::lua_tolightuserdata(state, index) == mark() }
@@ -63,6 +81,12 @@ pub fn park(call: &Call, n: c_int, function: Function, after: Option<Duration>, 
 pub unsafe extern "C-unwind" fn go_on(state: *mut lua_State, _status: c_int) -> c_int {
     // SAFETY: Luau calls this with what lay on the stack, and above it what the thread is resumed with.
     unsafe {
+        if ffi::lua_type(state, 1) == ffi::LUA_TLIGHTUSERDATA && ffi::lua_tolightuserdata(state, 1) == after() {
+            let function = call::as_function(ffi::lua_tolightuserdata(state, 2));
+            ffi::lua_remove(state, 1);
+            ffi::lua_remove(state, 1);
+            return call::run(state, function);
+        }
         if !is_mark(state, 1) {
             return ffi::lua_gettop(state);
         }

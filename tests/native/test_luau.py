@@ -30,6 +30,19 @@ def lazy_json(value: Any) -> msgpack.ExtType:
     return msgpack.ExtType(8, json.dumps(value).encode())
 
 
+def http_response(request: dict[str, Any]) -> dict[str, Any]:
+    """Sends back what was asked."""
+    headers = [*request["headers"], ["X-Timeout", str(request.get("timeout_ms"))], ["X-Method", request["method"]]]
+    headers += [["Set-Cookie", "a=1"], ["Set-Cookie", "b=2"]]
+    body = request["body"].data if "body" in request else b""
+    about = {"url": request["url"], "status": 200, "headers": headers, "content_length": len(body)}
+    return {**about, "body": msgpack.ExtType(9, body)}
+
+
+class Refused(Exception):
+    """The host says no."""
+
+
 class Host:
     """Answers the host calls of the facts."""
 
@@ -57,6 +70,10 @@ class Host:
                 return [lazy_json({"id": "9", "channel_id": request["channel_id"], "content": content})]
             case "discord.get_guild", []:
                 return [lazy_json({"id": "1", "name": "Guild"})]
+            case "http.send", [{"url": "https://evil.example/"}]:
+                raise Refused("Domain evil.example is not whitelisted")
+            case "http.send", [request]:
+                return [http_response(request)]
             case "runtime.gettenantstate", []:
                 return [{"events": ["E"], "banned": False, "data": {}}]
             case "runtime.settenantstate", [_]:
@@ -68,7 +85,14 @@ def run_fact(driver: Any, fact: Path) -> Any:
     template = [fact.stem, "init", files_of(fact), ["*"], ["kv:*", "discord:create_message"]]
     driver.engine.set_program(1, msgpack.packb([template]))
     host = Host()
-    driver.reply = lambda number, name, args: driver.engine.answer(number, msgpack.packb(host(name, args)))
+
+    def reply(number: int, name: str, args: list[Any]) -> None:
+        try:
+            driver.engine.answer(number, msgpack.packb(host(name, args)))
+        except Refused as refusal:
+            driver.engine.answer_error(number, str(refusal))
+
+    driver.reply = reply
     driver.engine.submit_event(1, driver._next(), "E", PAYLOAD, "42", True, 5_000)
     return driver.done(driver.last)
 

@@ -9,19 +9,27 @@ use std::ops::Deref;
 use mlua::ffi::{self, lua_State};
 
 use crate::call::{Call, Done, Fault, Named};
-use crate::memory::{self, Charge};
+use crate::memory::{self, Charge, SPARE};
 use crate::object::{self, Object, destructed, tag};
 
-/// Bytes that a VM has left after a blob became a buffer; running out of memory would cost the VM.
-const SPARE: usize = 64 << 10;
-
-struct Content {
-    bytes: Box<[u8]>,
-    /// Nothing for an empty blob.
+/// Bytes outside Luau's heap.
+pub struct Content {
+    pub bytes: Box<[u8]>,
+    /// Nothing if there are no bytes.
     charge: Option<Charge>,
 }
 
 impl Content {
+    pub fn new(state: *mut lua_State, bytes: Vec<u8>) -> Result<Content, Fault> {
+        let bytes = bytes.into_boxed_slice();
+        let charge = if bytes.is_empty() { None } else { Some(Charge::new(state, bytes.len())?) };
+        Ok(Content { bytes, charge })
+    }
+
+    pub fn into_vec(self) -> Vec<u8> {
+        self.bytes.into_vec()
+    }
+
     fn empty() -> Content {
         Content { bytes: Box::default(), charge: None }
     }
@@ -44,7 +52,7 @@ impl Blob {
     /// Takes the content out and leaves the blob empty.
     pub fn take(&self) -> Result<Vec<u8>, Fault> {
         match self.content.borrow_mut().as_mut() {
-            Some(content) => Ok(std::mem::replace(content, Content::empty()).bytes.into_vec()),
+            Some(content) => Ok(std::mem::replace(content, Content::empty()).into_vec()),
             None => Err(destructed()),
         }
     }
@@ -60,11 +68,9 @@ impl Blob {
 /// # Safety
 /// Inside a function that Luau calls.
 pub unsafe fn push(state: *mut lua_State, bytes: Vec<u8>) -> Result<(), Fault> {
-    let bytes = bytes.into_boxed_slice();
-    let charge = if bytes.is_empty() { None } else { Some(Charge::new(state, bytes.len())?) };
-    let content = RefCell::new(Some(Content { bytes, charge }));
+    let content = Content::new(state, bytes)?;
     // SAFETY: by the caller.
-    unsafe { object::push(state, Blob { content }) };
+    unsafe { object::push(state, Blob { content: RefCell::new(Some(content)) }) };
     Ok(())
 }
 

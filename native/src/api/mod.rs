@@ -25,6 +25,7 @@ mod compress;
 mod crypto;
 mod datamgmt;
 pub mod datetime;
+pub mod http;
 mod interop;
 pub mod ints;
 mod json;
@@ -88,6 +89,20 @@ unsafe fn make(state: *mut lua_State, library: &Library) {
             run_luau(state, luau);
         }
         ffi::lua_setreadonly(state, -1, 1);
+    }
+}
+
+/// Pushes the read-only table of functions that the VM keeps under a key, made at its first use.
+pub unsafe fn push_kept(state: *mut lua_State, key: &CStr, functions: &[Named]) {
+    unsafe {
+        ffi::lua_rawcheckstack(state, 4);
+        if ffi::lua_rawgetfield(state, ffi::LUA_REGISTRYINDEX, key.as_ptr()) == ffi::LUA_TNIL {
+            ffi::lua_settop(state, -2);
+            call::push_functions(state, functions, 0);
+            ffi::lua_setreadonly(state, -1, 1);
+            ffi::lua_pushvalue(state, -1);
+            ffi::lua_rawsetfield(state, ffi::LUA_REGISTRYINDEX, key.as_ptr());
+        }
     }
 }
 

@@ -1,8 +1,9 @@
 //! `ctx.ImageCaptcha`: a short text and a picture of it that people can read, drawn on a background thread.
 
-use mlua::ffi::{self, lua_State};
+use mlua::ffi::lua_State;
 
-use crate::call::{self, Call, Done, Fault};
+use crate::api;
+use crate::call::{Call, Done, Fault};
 use crate::offload::{self, Meter, Output};
 
 mod config;
@@ -13,8 +14,6 @@ mod picture;
 use config::Config;
 use picture::Picture;
 
-const KEY: &std::ffi::CStr = c"pytw.captcha";
-
 /// About what a job holds until it has begun.
 const CONFIG_BYTES: usize = size_of::<Config>() + config::FILTERS_MAX * size_of::<filters::Filter>();
 
@@ -24,16 +23,7 @@ const CONFIG_BYTES: usize = size_of::<Config>() + config::FILTERS_MAX * size_of:
 /// Inside a function that Luau calls.
 pub unsafe fn push(state: *mut lua_State) {
     // SAFETY: by the caller.
-    unsafe {
-        ffi::lua_rawcheckstack(state, 4);
-        if ffi::lua_rawgetfield(state, ffi::LUA_REGISTRYINDEX, KEY.as_ptr()) == ffi::LUA_TNIL {
-            ffi::lua_settop(state, -2);
-            call::push_functions(state, &[(c"Create", create)], 0);
-            ffi::lua_setreadonly(state, -1, 1);
-            ffi::lua_pushvalue(state, -1);
-            ffi::lua_rawsetfield(state, ffi::LUA_REGISTRYINDEX, KEY.as_ptr());
-        }
-    }
+    unsafe { api::push_kept(state, c"pytw.captcha", &[(c"Create", create)]) }
 }
 
 fn create(call: &Call) -> Done {
