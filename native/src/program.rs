@@ -152,11 +152,6 @@ impl Template {
         self.events.iter().any(|name| &**name == event || &**name == "*")
     }
 
-    /// Whether the template holds a capability: literally, or because it holds all of them.
-    pub fn has_cap(&self, cap: &[u8]) -> bool {
-        self.caps.iter().any(|held| held.as_bytes() == cap || &**held == "*")
-    }
-
     /// The template that a script of `submit_script` runs as; named like its chunk, with every capability.
     pub fn script(chunk_name: &str, layers: &Layers) -> Arc<Template> {
         let all = || Box::from([Box::from("*")]);

@@ -95,7 +95,7 @@ impl<'v> Walk<'v> {
             let (name, rest) = alias_of(path);
             let name = name.to_ascii_lowercase();
             match self.definition(&name, Some(parent(module)))? {
-                Some((folder, aliases)) => self.to_alias(name, folder, aliases)?,
+                Some((folder, aliases)) => self.enter_alias(name, folder, aliases)?,
                 None if name == "self" => self.set(module),
                 None => return Err(format!("@{name} is not a valid alias")),
             }
@@ -126,14 +126,14 @@ impl<'v> Walk<'v> {
     }
 
     /// Goes to what the alias `name` stands for by the aliases of `folder`; it may be another alias.
-    fn to_alias(&mut self, name: String, folder: &str, aliases: &'v Aliases) -> Result<(), String> {
+    fn enter_alias(&mut self, name: String, folder: &str, aliases: &'v Aliases) -> Result<(), String> {
         let (mut name, mut folder, mut aliases) = (name, folder, aliases);
         let mut seen: Vec<String> = Vec::new();
         let mut rests = Vec::new();
         loop {
             let value = aliases.get(name.as_str()).map_or("", |value| value);
             if !value.starts_with('@') {
-                self.to_value(folder, value)?;
+                self.enter_value(folder, value)?;
                 break;
             }
             if let Some(first) = seen.iter().position(|other| *other == name) {
@@ -156,7 +156,7 @@ impl<'v> Walk<'v> {
     }
 
     /// Goes to the value of an alias that is no alias: relative to its folder, or from the root.
-    fn to_value(&mut self, folder: &str, value: &str) -> Result<(), String> {
+    fn enter_value(&mut self, folder: &str, value: &str) -> Result<(), String> {
         if value == "." || value == ".." || value.starts_with("./") || value.starts_with("../") {
             self.set(folder);
             return self.through(value);
@@ -176,15 +176,15 @@ impl<'v> Walk<'v> {
             }
             match part {
                 "" | "." => continue,
-                ".." => self.to_parent(last)?,
-                _ => self.to_child(part)?,
+                ".." => self.enter_parent(last)?,
+                _ => self.enter_child(part)?,
             }
             last = Some(part);
         }
         Ok(())
     }
 
-    fn to_parent(&mut self, last: Option<&str>) -> Result<(), String> {
+    fn enter_parent(&mut self, last: Option<&str>) -> Result<(), String> {
         if self.at.is_empty() {
             return Err(match last {
                 Some(part) => format!("could not get parent of component \"{part}\""),
@@ -197,7 +197,7 @@ impl<'v> Walk<'v> {
         Ok(())
     }
 
-    fn to_child(&mut self, part: &str) -> Result<(), String> {
+    fn enter_child(&mut self, part: &str) -> Result<(), String> {
         if self.depth >= DEPTH_MAX {
             return Err(format!("the path is deeper than {DEPTH_MAX} components"));
         }
