@@ -1,4 +1,5 @@
-//! `coroutine.resume`, `coroutine.wrap` and `coroutine.status`: as in Luau, but they break together with the thread they resume.
+//! `coroutine.resume`, `wrap`, `status` and `close`: as in Luau, but they break together with the thread they resume, and
+//! their error texts are the reference's (luau-api 6). Errors stay strings: handlers such as `debug.traceback` want them.
 //!
 //! A script that resumes a thread which then waits gets `true` back at once, and the scheduler resumes the thread
 //! itself when the answer is there.
@@ -10,12 +11,18 @@ use std::ffi::c_int;
 
 use mlua::ffi::{self, lua_State};
 
+use crate::json::{bytes_at, push_str};
 use crate::scheduler::{raise, set, vm};
 use crate::thread::is_ended;
+
+const RAISED: &str = "runtime error: ";
+const FRAMES_SHOWN: usize = 20;
 
 enum Resumed {
     Values(c_int),
     Error,
+    /// The thread is running, dead or resumes others; the text is on the stack.
+    Refused,
     Broken,
 }
 
@@ -24,13 +31,8 @@ unsafe fn resume_inner(state: *mut lua_State, co: *mut lua_State, nargs: c_int) 
     unsafe {
         let status = if is_ended(co) { ffi::LUA_COFIN } else { ffi::lua_costatus(state, co) };
         if status != ffi::LUA_COSUS {
-            let text = match status {
-                ffi::LUA_CORUN => c"cannot resume running coroutine",
-                ffi::LUA_CONOR => c"cannot resume normal coroutine",
-                _ => c"cannot resume dead coroutine",
-            };
-            ffi::lua_pushstring_(state, text.as_ptr());
-            return Resumed::Error;
+            ffi::lua_pushstring_(state, c"coroutine is non-resumable".as_ptr());
+            return Resumed::Refused;
         }
         if ffi::lua_checkstack(co, nargs + 1) == 0 {
             raise(state, c"too many arguments to resume");
@@ -72,7 +74,7 @@ unsafe fn take_results(state: *mut lua_State, co: *mut lua_State, status: c_int)
     }
 }
 
-unsafe fn finish_resume(state: *mut lua_State, done: Resumed) -> c_int {
+unsafe fn finish_resume(state: *mut lua_State, co: *mut lua_State, done: Resumed) -> c_int {
     unsafe {
         match done {
             Resumed::Values(n) => {
@@ -80,7 +82,10 @@ unsafe fn finish_resume(state: *mut lua_State, done: Resumed) -> c_int {
                 ffi::lua_insert(state, -(n + 1));
                 n + 1
             }
-            Resumed::Error => {
+            Resumed::Error | Resumed::Refused => {
+                if matches!(done, Resumed::Error) {
+                    tell(state, Some(co));
+                }
                 ffi::lua_pushboolean(state, 0);
                 ffi::lua_insert(state, -2);
                 2
@@ -95,15 +100,35 @@ unsafe fn finish_wrap(state: *mut lua_State, done: Resumed) -> c_int {
         match done {
             Resumed::Values(n) => n,
             Resumed::Error => {
-                if ffi::lua_type(state, -1) == ffi::LUA_TSTRING {
-                    ffi::luaL_where(state, 1);
-                    ffi::lua_insert(state, -2);
-                    ffi::lua_concat(state, 2);
-                }
+                tell(state, None);
                 ffi::lua_error(state)
             }
+            Resumed::Refused => ffi::lua_error(state),
             Resumed::Broken => ffi::lua_break(state),
         }
+    }
+}
+
+/// Says of the error text on top that a script raised it, and where if a thread is given. Other values stay as they are.
+unsafe fn tell(state: *mut lua_State, co: Option<*mut lua_State>) {
+    unsafe {
+        if ffi::lua_type(state, -1) != ffi::LUA_TSTRING {
+            return;
+        }
+        let given = String::from_utf8_lossy(bytes_at(state, -1));
+        let mut text = if given.starts_with(RAISED) { given.into_owned() } else { format!("{RAISED}{given}") };
+        if let Some(co) = co {
+            text.push_str("\nstack traceback:");
+            crate::isolate::frames(co, 0, |depth, file, line, name| {
+                use std::fmt::Write;
+                if depth < FRAMES_SHOWN {
+                    let _ = write!(text, "\n{file}:{line}");
+                    let _ = name.map_or(Ok(()), |name| write!(text, " function {name}"));
+                }
+            });
+        }
+        ffi::lua_settop(state, -2);
+        push_str(state, text.as_bytes());
     }
 }
 
@@ -121,7 +146,7 @@ unsafe extern "C-unwind" fn co_resume(state: *mut lua_State) -> c_int {
     unsafe {
         let co = thread_arg(state, 1);
         let done = resume_inner(state, co, ffi::lua_gettop(state) - 1);
-        finish_resume(state, done)
+        finish_resume(state, co, done)
     }
 }
 
@@ -129,7 +154,7 @@ unsafe extern "C-unwind" fn co_resume_cont(state: *mut lua_State, _status: c_int
     unsafe {
         let co = ffi::lua_tothread(state, 1);
         let done = take_results(state, co, ffi::lua_status(co));
-        finish_resume(state, done)
+        finish_resume(state, co, done)
     }
 }
 
@@ -175,6 +200,22 @@ unsafe extern "C-unwind" fn co_status(state: *mut lua_State) -> c_int {
     }
 }
 
+/// As in Luau, which is upvalue 1; what the thread waits for is forgotten.
+unsafe extern "C-unwind" fn co_close(state: *mut lua_State) -> c_int {
+    unsafe {
+        let co = thread_arg(state, 1);
+        match ffi::lua_tocfunction(state, ffi::lua_upvalueindex(1)) {
+            Some(close) => {
+                if ffi::lua_costatus(state, co) == ffi::LUA_COSUS {
+                    vm().forget_wait(co);
+                }
+                close(state)
+            }
+            None => raise(state, c"the function is gone"),
+        }
+    }
+}
+
 /// Adds them to the `coroutine` library, before it is sealed.
 pub unsafe fn install(state: *mut lua_State) {
     unsafe {
@@ -182,6 +223,9 @@ pub unsafe fn install(state: *mut lua_State) {
         set(state, c"resume", co_resume, Some(co_resume_cont));
         set(state, c"wrap", co_wrap, None);
         set(state, c"status", co_status, None);
+        ffi::lua_rawgetfield(state, -1, c"close".as_ptr());
+        ffi::lua_pushcclosurek(state, co_close, c"close".as_ptr(), 1, None);
+        ffi::lua_rawsetfield(state, -2, c"close".as_ptr());
         ffi::lua_settop(state, -2);
     }
 }

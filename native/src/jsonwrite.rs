@@ -7,8 +7,10 @@ use std::io::Write;
 
 use mlua::ffi::{self, lua_State};
 
+use crate::api::ints::{I64, U64};
 use crate::call::{EXACT, Fault};
 use crate::json::bytes_at;
+use crate::object::Object;
 use crate::walk::{BYTES_MAX, Budget, Entry, Key, entries, push_entry, sort};
 use crate::{event, limits, marks};
 
@@ -84,8 +86,15 @@ impl Writer {
     /// A host object. Integers of 64 bits are written in all their digits.
     unsafe fn object(&mut self, index: c_int) -> Result<(), Fault> {
         // SAFETY: as for `write`; no type's name runs script code.
-        let name = unsafe { CStr::from_ptr(ffi::luaL_typename(self.state, index)).to_string_lossy() };
-        Err(cannot(&name))
+        unsafe {
+            if let Some(n) = (ffi::lua_touserdatatagged(self.state, index, I64::TAG) as *const I64).as_ref() {
+                return self.put(n.0.to_string().as_bytes());
+            }
+            if let Some(n) = (ffi::lua_touserdatatagged(self.state, index, U64::TAG) as *const U64).as_ref() {
+                return self.put(n.0.to_string().as_bytes());
+            }
+            Err(cannot(&CStr::from_ptr(ffi::luaL_typename(self.state, index)).to_string_lossy()))
+        }
     }
 
     /// Integers that are exact have no point; larger ones keep one, so that they come back as numbers.

@@ -13,7 +13,7 @@ use mlua::ffi::{self, lua_State};
 use crate::call::{self, Call, Done, Fault, Function, THEN};
 use crate::limits;
 use crate::scheduler;
-use crate::thread::{Due, Task, ThreadRef, Timer, Value, is_ended, set_wait, wait_of};
+use crate::thread::{Due, Task, ThreadRef, Timer, Value, is_cancelled, is_ended, set_wait, wait_of};
 use crate::vm::Vm;
 
 /// Who waits longer looks again after this.
@@ -107,6 +107,12 @@ pub unsafe extern "C-unwind" fn go_on(state: *mut lua_State, _status: c_int) -> 
 
 impl Vm {
     fn park(&self, thread: ThreadRef, after: Option<Duration>) -> u64 {
+        // SAFETY: the reference keeps the thread.
+        if unsafe { is_cancelled(thread.state) } {
+            // SAFETY: the reference's own slot.
+            unsafe { thread.release(self.main) };
+            return 0;
+        }
         let after = after.map(|after| after.min(PARK_MAX));
         let wait = self.begin_wait(&thread);
         self.parked.borrow_mut().insert(wait, Some(thread));

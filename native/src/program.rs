@@ -1,5 +1,6 @@
 //! What a tenant runs: templates with their files. Equal sources are one object in the whole process, compiled once.
 
+use std::ffi::c_int;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError, Weak};
@@ -92,13 +93,18 @@ impl Pool {
 
 /// Compiles text. Bytecode handed in as text is a syntax error like any other.
 pub fn compile(text: &[u8]) -> Result<Box<[u8]>, SyntaxError> {
+    compile_at(text, 2)
+}
+
+/// The same at an optimisation level from 0 to 2.
+pub fn compile_at(text: &[u8], level: c_int) -> Result<Box<[u8]>, SyntaxError> {
     let max = source_bytes_max();
     if text.len() > max {
         let text = format!("the source has {} bytes, more than the {max} allowed (limit: size)", text.len());
         return Err(SyntaxError { line: 1, text, limit: Some(limits::SIZE) });
     }
     let mut options = ffi::lua_CompileOptions::default();
-    options.optimizationLevel = 2;
+    options.optimizationLevel = level;
     options.debugLevel = 1;
     options.typeInfoLevel = 1;
     // SAFETY: the options hold no pointers, and the compiler copies what it needs of the text.

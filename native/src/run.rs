@@ -14,7 +14,7 @@ use crate::origin::Origin;
 use crate::program::{Source, Template};
 use crate::request::{Arrival, End, Request, What};
 use crate::stats::Stats;
-use crate::thread::{Run, Task, ThreadRef, is_ended, set_ended, set_origin};
+use crate::thread::{Run, Task, ThreadRef, is_ended, set_ended, set_origin, set_scheduled};
 use crate::vm::{Main, Vm};
 
 impl Vm {
@@ -62,6 +62,7 @@ impl Vm {
         let status = self.protect(&mut |state| unsafe {
             let co = ffi::lua_newthread(state);
             set_origin(co, origin);
+            set_scheduled(co);
             self.origins.borrow_mut().joined(origin);
             refs = Some((ThreadRef::at(state, -1, co), ThreadRef::at(state, -1, co)));
             nargs = match source {

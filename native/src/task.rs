@@ -11,7 +11,7 @@ use mlua::ffi::{self, lua_State};
 use crate::coroutine::thread_arg;
 use crate::request::End;
 use crate::scheduler::{must_yield, raise, set, vm};
-use crate::thread::{Run, ThreadRef, Value, is_ended};
+use crate::thread::{Run, ThreadRef, Value, is_ended, set_cancelled, set_scheduled};
 
 const MIN_WAIT: f64 = 0.05;
 const MAX_WAIT: f64 = 366.0 * 86_400.0;
@@ -96,8 +96,9 @@ unsafe extern "C-unwind" fn task_spawn(state: *mut lua_State) -> c_int {
         // Before it runs: afterwards nothing may raise an error.
         let root = ThreadRef::at(state, 1, co);
         ffi::lua_xmove(state, co, nargs);
-        vm().forget_wait(co);
         let vm = vm();
+        vm.forget_wait(co);
+        set_scheduled(co);
         // The spawner goes on whatever happens, so the new thread may break even where the spawner may not.
         let outer = vm.unbreakable.take();
         let status = ffi::lua_resume_(co, state, nargs);
@@ -131,8 +132,9 @@ unsafe extern "C-unwind" fn task_delay(state: *mut lua_State) -> c_int {
 unsafe extern "C-unwind" fn task_cancel(state: *mut lua_State) -> c_int {
     unsafe {
         let co = thread_arg(state, 1);
-        vm().forget_wait(co);
         let vm = vm();
+        vm.forget_wait(co);
+        set_cancelled(co);
         if let Some((request, part)) = vm.take_main(co) {
             vm.end_part(request, part, End::Cancelled(None));
         }

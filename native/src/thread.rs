@@ -45,12 +45,19 @@ impl ThreadRef {
 
 // ---- a thread's own data -------------------------------------------------------------------------
 //
-// 64 bits: whether the scheduler has ended it, its origin (20 bits), and its wait (43 bits): 0, or an id that is used
-// once. Any resume clears the wait, and an answer that comes later finds another value.
+// 64 bits: four flags, its origin (20 bits), and its wait (40 bits): 0, or an id that is used once. Any resume clears the
+// wait, and an answer that comes later finds another value.
 
 const ENDED: u64 = 1 << 63;
-const WAIT_BITS: u32 = 43;
-const WAIT_MASK: u64 = (1 << WAIT_BITS) - 1;
+/// Nothing waits in it.
+const SEALED: u64 = 1 << 62;
+/// The scheduler has known it.
+const SCHEDULED: u64 = 1 << 61;
+/// No wait in it ends.
+const CANCELLED: u64 = 1 << 60;
+const FLAGS: u64 = ENDED | SEALED | SCHEDULED | CANCELLED;
+const WAIT_BITS: u32 = 40;
+pub const WAIT_MASK: u64 = (1 << WAIT_BITS) - 1;
 /// Origins that one VM may have at the same time.
 pub const ORIGINS_MAX: usize = 1 << 20;
 
@@ -77,7 +84,7 @@ pub unsafe fn set_wait(co: *mut lua_State, wait: u64) {
 /// Where the thread comes from: an index into the VM's origins, 0 for the engine itself.
 pub unsafe fn origin_of(co: *mut lua_State) -> usize {
     // SAFETY: see the head of the file.
-    unsafe { (data(co) & !ENDED) as usize >> WAIT_BITS }
+    unsafe { (data(co) & !FLAGS) as usize >> WAIT_BITS }
 }
 
 /// Gives a thread that has never run its origin.
@@ -95,6 +102,36 @@ pub unsafe fn set_ended(co: *mut lua_State) {
 pub unsafe fn is_ended(co: *mut lua_State) -> bool {
     // SAFETY: see the head of the file.
     unsafe { data(co) & ENDED != 0 }
+}
+
+pub unsafe fn set_sealed(co: *mut lua_State) {
+    // SAFETY: see the head of the file.
+    unsafe { set_data(co, data(co) | SEALED) }
+}
+
+pub unsafe fn is_sealed(co: *mut lua_State) -> bool {
+    // SAFETY: see the head of the file.
+    unsafe { data(co) & SEALED != 0 }
+}
+
+pub unsafe fn set_scheduled(co: *mut lua_State) {
+    // SAFETY: see the head of the file.
+    unsafe { set_data(co, data(co) | SCHEDULED) }
+}
+
+/// From here on no wait in the thread ends. Without effect on one that the scheduler has never known.
+pub unsafe fn set_cancelled(co: *mut lua_State) {
+    // SAFETY: see the head of the file.
+    unsafe {
+        if data(co) & SCHEDULED != 0 {
+            set_data(co, data(co) | CANCELLED);
+        }
+    }
+}
+
+pub unsafe fn is_cancelled(co: *mut lua_State) -> bool {
+    // SAFETY: see the head of the file.
+    unsafe { data(co) & CANCELLED != 0 }
 }
 
 // ---- work ----------------------------------------------------------------------------------------

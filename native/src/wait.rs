@@ -12,7 +12,7 @@ use crate::offload::{self, Held, Job};
 use crate::park;
 use crate::request::End;
 use crate::shared::OutKind;
-use crate::thread::{Due, Task, ThreadRef, Timer, Value, is_ended, set_ended, set_wait, wait_of};
+use crate::thread::{Due, Task, ThreadRef, Timer, Value, WAIT_MASK, is_cancelled, is_ended, set_ended, set_scheduled, set_wait, wait_of};
 use crate::vm::Vm;
 
 /// A host call that has no answer yet.
@@ -39,8 +39,9 @@ pub struct Await {
 
 impl Vm {
     fn next_wait(&self) -> u64 {
-        self.wait_seq.set(self.wait_seq.get() + 1);
-        self.wait_seq.get()
+        let next = self.wait_seq.get() % WAIT_MASK + 1;
+        self.wait_seq.set(next);
+        next
     }
 
     /// Why no further thread may wait, if so. Ask before making a `ThreadRef`.
@@ -60,7 +61,13 @@ impl Vm {
     pub fn begin_wait(&self, thread: &ThreadRef) -> u64 {
         let wait = self.next_wait();
         // SAFETY: the reference keeps the thread.
-        unsafe { set_wait(thread.state, wait) };
+        unsafe {
+            set_scheduled(thread.state);
+            // The wait of a thread that was cancelled is over without the thread.
+            if !is_cancelled(thread.state) {
+                set_wait(thread.state, wait);
+            }
+        }
         self.waiting.set(self.waiting.get() + 1);
         wait
     }

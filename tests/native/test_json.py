@@ -103,6 +103,11 @@ def test_a_fraction_is_the_nearest_double(echo: Callable[..., str], text: str) -
     assert float(echo(text)) == float(text)
 
 
+@pytest.mark.parametrize("n", [EXACT + 1, -EXACT - 1, (1 << 63) - 1, -(1 << 63), 1 << 63, (1 << 64) - 1])
+def test_integers_of_64_bits_keep_their_digits(echo: Callable[..., str], n: int) -> None:
+    assert echo(f"[{n},{n}.0]") == f"[{n},{json.loads(echo(f'{n}.0'))!r}]".replace("e+", "e")
+
+
 @pytest.mark.parametrize("text", ["", "nul", "NaN", "1e999", "01", "1.", "[1,]", "{a:1}", "'a'", '"\\ud800"', "[1] 2"])
 def test_what_is_no_json_is_refused(text: str) -> None:
     driver = Driver()

@@ -11,10 +11,11 @@ use std::sync::OnceLock;
 
 use mlua::ffi::{self, lua_State};
 
-use crate::call::{self, Call, Named};
+use crate::call::{self, Call, Done, Named};
 use crate::chunk;
 use crate::isolate::BOOT_NAME;
 use crate::json::push_str;
+use crate::object::tag;
 use crate::program::{self, SyntaxError};
 
 mod bitu64;
@@ -30,6 +31,7 @@ mod interop;
 pub mod ints;
 mod json;
 pub mod lazy;
+pub mod luau;
 mod tar;
 mod typesext;
 pub mod vfs;
@@ -56,7 +58,7 @@ impl Luau {
 }
 
 static LIBRARIES: &[&Library] =
-    &[&channel::LIBRARY, &datamgmt::LIBRARY, &datetime::LIBRARY, &interop::LIBRARY, &json::LIBRARY, &typesext::LIBRARY];
+    &[&channel::LIBRARY, &datamgmt::LIBRARY, &datetime::LIBRARY, &interop::LIBRARY, &json::LIBRARY, &luau::LIBRARY, &typesext::LIBRARY];
 
 /// Whether there is a library of a name.
 pub fn is_registered(name: &str) -> bool {
@@ -128,4 +130,18 @@ pub unsafe fn run_luau(state: *mut lua_State, luau: &Luau) {
         ffi::lua_insert(state, -2);
         ffi::lua_call(state, 1, 1);
     }
+}
+
+/// `object(metatable)`: a userdata with that metatable, for libraries that are written in Luau. What belongs to it they
+/// keep in a table with weak keys.
+pub fn object(call: &Call) -> Done {
+    call.table(1)?;
+    call.set_top(1);
+    // SAFETY: Luau called this function.
+    unsafe {
+        ffi::lua_newuserdatatagged(call.state, 1, tag::LUAU);
+        ffi::lua_insert(call.state, 1);
+        ffi::lua_setmetatable(call.state, 1);
+    }
+    Ok(1)
 }

@@ -12,6 +12,8 @@ mod delay;
 mod heap;
 mod oneshot;
 
+pub use oneshot::new as oneshot;
+
 pub static LIBRARY: Library = Library {
     name: c"@antiraid/channel",
     functions: &[(c"OneshotChannel", oneshot::new), (c"selectoneshots", oneshot::select), (c"DelayChannel", delay::new)],
