@@ -11,12 +11,12 @@ use crate::msgpack;
 use crate::park;
 use crate::scheduler;
 use crate::thread::ThreadRef;
-use crate::value;
+use crate::value::{self, Null};
 use crate::wait::Outgoing;
 
 /// Asks for `name` with the `nargs` arguments from stack index `first` on: a native function ends with
 /// `return host::ask(...)`. `narrowed` are the capabilities that the call must do with besides the template's.
-pub fn ask(call: &Call, name: &str, narrowed: Option<&[Box<str>]>, first: c_int, nargs: c_int) -> Done {
+pub fn ask(call: &Call, name: &str, narrowed: Option<&[Box<str>]>, first: c_int, nargs: c_int, null: Null) -> Done {
     scheduler::can_wait(call)?;
     let vm = scheduler::vm();
     if vm.is_check {
@@ -44,7 +44,7 @@ pub fn ask(call: &Call, name: &str, narrowed: Option<&[Box<str>]>, first: c_int,
             }
         }
         msgpack::array(&mut out, nargs.max(0) as usize);
-        value::encode_all(call.state, first, nargs, &mut out)?;
+        value::encode_all(call.state, first, nargs, null, &mut out)?;
         if let Some(request) = vm.requests.borrow_mut().get_mut(&origin.request) {
             request.count_call(name);
         }
@@ -63,4 +63,4 @@ pub fn ask_then(call: &Call, name: &str, first: c_int, nargs: c_int, function: F
 }
 
 /// `host(name, ...)`, for tests of the engine itself.
-pub const TEST_HOOK: Named = (c"host", |call| ask(call, &call.text(1)?.to_string(), None, 2, call.count() - 1));
+pub const TEST_HOOK: Named = (c"host", |call| ask(call, &call.text(1)?.to_string(), None, 2, call.count() - 1, Null::Refused));

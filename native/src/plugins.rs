@@ -17,7 +17,7 @@ use crate::host;
 use crate::isolate;
 use crate::object::{Object, tag};
 use crate::scheduler;
-use crate::value;
+use crate::value::{self, Null};
 
 /// One plugin of a context; KIND is its tag.
 pub struct Plugin<const KIND: c_int> {
@@ -70,7 +70,9 @@ where
     }
     let nargs = checks.len() as c_int;
     call.set_top(1 + nargs);
-    host::ask(call, name, plugin.narrowed.as_deref(), 2, nargs)
+    // What the key-value store keeps is no JSON, and knows no null besides nil.
+    let null = if KIND == tag::KV { Null::Refused } else { Null::Nil };
+    host::ask(call, name, plugin.narrowed.as_deref(), 2, nargs, null)
 }
 
 // ---- arguments ----------------------------------------------------------------------------------------

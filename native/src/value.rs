@@ -15,7 +15,7 @@ mod leave;
 mod path;
 
 pub use enter::{copy, push_list};
-pub use leave::{encode, encode_all};
+pub use leave::{Null, encode, encode_all};
 
 pub const DEPTH_MAX: u32 = 64;
 pub const NODES_MAX: u32 = 100_000;

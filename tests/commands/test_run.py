@@ -95,3 +95,17 @@ def test_data_that_is_no_json_is_refused(template):
 def test_a_template_that_never_ends_is_ended(template):
     done = run(template("return function() while true do end end"), "--json")
     assert json.loads(done.stdout)["templates"][-1]["limit"] == "cpu" and done.return_value == 1
+
+
+def test_a_tenants_data_may_hold_nulls_and_be_written_back(template):
+    source = """local null = require("@antiraid/interop").null
+    return function(ctx)
+        ctx.Runtime:settenantstate({ events = { "MESSAGE" }, data = { a = null, list = { 1, null, 3 }, none = {} } })
+        local data = ctx.Runtime:gettenantstate().data
+        ctx.Runtime:settenantstate({ events = { "MESSAGE" }, data = data })
+        local again = ctx.Runtime:gettenantstate().data
+        local stored = pcall(function() ctx.KV:set("k", { x = null }, { "s" }) end)
+        return { again.a == null, again.list[2] == null, #again.list, stored }
+    end"""
+    done = run(template(source), "--json")
+    assert json.loads(done.stdout)["templates"][-1]["value"] == [True, True, 3, False]

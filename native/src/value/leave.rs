@@ -20,17 +20,24 @@ use crate::string_map::StringMap;
 
 /// Appends the value at `index` to `out`.
 pub unsafe fn encode(state: *mut lua_State, index: c_int, out: &mut Vec<u8>) -> Crossed<()> {
-    unsafe { encode_all(state, ffi::lua_absindex(state, index), 1, out) }
+    unsafe { encode_all(state, ffi::lua_absindex(state, index), 1, Null::Refused, out) }
+}
+
+/// What becomes of `interop.null`: it is no KhronosValue, but the null of a call that takes JSON.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Null {
+    Refused,
+    Nil,
 }
 
 /// Appends `n` values from `first` on, each within its own bounds. What moves is taken from the script's objects only
 /// when all of them have crossed.
-pub unsafe fn encode_all(state: *mut lua_State, first: c_int, n: c_int, out: &mut Vec<u8>) -> Crossed<()> {
+pub unsafe fn encode_all(state: *mut lua_State, first: c_int, n: c_int, null: Null, out: &mut Vec<u8>) -> Crossed<()> {
     let mut taken = Vec::new();
     unsafe {
         for index in first..first + n {
             let limit = out.len() + BYTES_MAX;
-            let mut walk = Walk { state, limit, out, budget: Budget::new(), taken: &mut taken };
+            let mut walk = Walk { state, limit, null, out, budget: Budget::new(), taken: &mut taken };
             walk.value(index, 0).map_err(Refusal::with_path)?;
         }
         for object in taken {
@@ -62,6 +69,7 @@ struct Walk<'a> {
     state: *mut lua_State,
     out: &'a mut Vec<u8>,
     limit: usize,
+    null: Null,
     budget: Budget,
     taken: &'a mut Vec<Taken>,
 }
@@ -119,6 +127,7 @@ impl Walk<'_> {
                 }
                 ffi::LUA_TTABLE => self.table(index, depth)?,
                 ffi::LUA_TUSERDATA => self.object(index)?,
+                ffi::LUA_TLIGHTUSERDATA if marks::is_null(state, index) && self.null == Null::Nil => msgpack::nil(self.out),
                 ffi::LUA_TLIGHTUSERDATA if marks::is_null(state, index) => {
                     return Err("interop.null cannot leave the script: nil is what other values call null".into());
                 }
