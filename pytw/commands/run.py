@@ -17,6 +17,7 @@ from pytw.api.answers import plain
 from pytw.api.eventnames import event_name
 from pytw.commands.local import GUILD_ID, local_worker, read_template
 from pytw.errors import PytwError, RequestError
+from pytw.fauxpas.mockdiscord.ids import general_channel
 from pytw.limits import Limits
 from pytw.types import CreateEvent, DispatchResult, Outcome, TemplateSource
 from pytw.worker.context.answers import JSON, LAZY_JSON, OPAQUE_JSON
@@ -70,22 +71,24 @@ def _short(value: Any) -> str:
     return text if len(text) <= SHOWN_CHARS_MAX else text[:SHOWN_CHARS_MAX] + "..."
 
 
-def _payload(data: str | None) -> bytes:
-    """The event's data, which has to be JSON. Raises: RequestError."""
-    if data is None:
-        return b"{}"
+def _payload(data: str | None, guild: int) -> bytes:
+    """The event's data, which has to be JSON; an object gets the ids of the mock's guild and channel where it has none.
+
+    Raises: RequestError.
+    """
     place = "standard input" if data == "-" else data
     try:
-        raw = sys.stdin.buffer.read() if data == "-" else Path(data).read_bytes()
+        raw = b"{}" if data is None else sys.stdin.buffer.read() if data == "-" else Path(data).read_bytes()
+        found = orjson.loads(raw)
     except OSError as error:
         raise RequestError(
             f"{place}: {error.strerror}", hint="--data names a JSON file, or - for standard input"
         ) from None
-    try:
-        orjson.loads(raw)
     except orjson.JSONDecodeError as error:
         raise RequestError(f"{place} is not JSON: {error}") from None
-    return raw
+    if not isinstance(found, dict):
+        return raw
+    return orjson.dumps({"guild_id": str(guild), "channel_id": str(general_channel(guild))} | found)
 
 
 async def run_once(
@@ -121,7 +124,9 @@ def _report(result: DispatchResult, events: list[str], event: str, trace: Trace)
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("path", type=click.Path(exists=True, path_type=Path), metavar="FILE|DIR")
 @click.option("--event", default="MESSAGE", show_default=True, help="The event's name.")
-@click.option("--data", help="A file with the event's data as JSON; - is standard input. [default: {}]")
+@click.option(
+    "--data", help="A file with the event's data as JSON; - is standard input. An object gets guild_id and channel_id."
+)
 @click.option("--author", help="The user id that the event is said to come from.")
 @click.option("--guild", type=click.IntRange(1, (1 << 63) - 1), default=GUILD_ID, show_default=True, help="The guild.")
 @click.option("--entry", default="init", show_default=True, help="The module that starts the template.")
@@ -150,7 +155,7 @@ def run(
     name = event_name(event)
     source = read_template(path, entry=entry, caps=caps, events=frozenset({name}))
     trace = Trace()
-    happened = CreateEvent(name, _payload(data), author)
+    happened = CreateEvent(name, _payload(data, guild), author)
     result, events = asyncio.run(run_once(source, happened, guild, int(timeout_s * 1000), trace))
     if as_json:
         body = {
