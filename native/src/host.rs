@@ -58,7 +58,7 @@ pub fn ask(call: &Call, name: &str, narrowed: Option<&[Box<str>]>, first: c_int,
 
 /// The same, but `function` gets the results and gives those of the native function.
 pub fn ask_then(call: &Call, name: &str, first: c_int, nargs: c_int, function: Function) -> Done {
-    ask(call, name, None, first, nargs)?;
+    ask(call, name, None, first, nargs, Null::Refused)?;
     park::then(call, function)
 }
 
