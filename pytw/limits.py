@@ -163,6 +163,7 @@ KV_VALUE_BYTES_MAX = 262_144
 KV_SCOPES_MAX = 10
 KV_SCOPE_BYTES_MAX = 512
 KV_FIND_ROWS_MAX = 1_000
+KV_LIST_SCOPES_MAX = 10_000
 KV_FIND_BYTES_MAX = 8 * MIB  # of values as tagged JSON
 KV_LOOP_BYTES_MAX = 16_384  # what is longer is converted in a thread: others wait for the loop
 KV_EXPIRY_CLAIM_S = 120  # longer than an event's deadline; doubles with each attempt

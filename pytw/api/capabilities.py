@@ -21,6 +21,7 @@ HOST_CAPABILITIES: Final = {
         r"(:\*|:(get|set|delete|find):.+|\[.+\]:(\*|(get|set|delete|find)(:.+)?))",
         "kv:*, kv:get:KEY, kv[SCOPE]:*, kv[SCOPE]:get, kv[SCOPE]:get:KEY; for get also set, delete, find",
     ),
+    "kv.meta": (r":list_scopes", "kv.meta:list_scopes"),
 }
 
 

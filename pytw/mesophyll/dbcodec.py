@@ -51,6 +51,7 @@ OPERATIONS: Final[dict[str, Operation]] = {
         _operation("kv_set", (str, _SCOPES, bytes, datetime | None), None),
         _operation("kv_delete", (str, _SCOPES), int),
         _operation("kv_find", (str, _SCOPES, int, str | None), list[KvRecord], keywords=("limit", "after")),
+        _operation("kv_list_scopes", (), list[str]),
         _operation("claim_expired", (int, int, int), list[tuple[int, KvRecord]], of_tenant=False, keywords=("limit",)),
         _operation("finish_expired", (str, int), None),
     )

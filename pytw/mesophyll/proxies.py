@@ -84,6 +84,9 @@ class DbClient(WorkerDb):
     ) -> list[KvRecord]:
         return cast(list[KvRecord], await self._ask(tenant, "kv_find", pattern, list(scopes), limit, after))
 
+    async def kv_list_scopes(self, tenant: int) -> list[str]:
+        return cast(list[str], await self._ask(tenant, "kv_list_scopes"))
+
     async def claim_expired(self, worker_id: int, workers: int, *, limit: int) -> list[tuple[int, KvRecord]]:
         return cast(list[tuple[int, KvRecord]], await self._ask(0, "claim_expired", worker_id, workers, limit))
 

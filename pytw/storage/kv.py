@@ -32,6 +32,7 @@ from pytw.limits import (
     KV_FIND_BYTES_MAX,
     KV_FIND_ROWS_MAX,
     KV_KEY_BYTES_MAX,
+    KV_LIST_SCOPES_MAX,
     KV_LOOP_BYTES_MAX,
     KV_SCOPE_BYTES_MAX,
     KV_SCOPES_MAX,
@@ -94,7 +95,7 @@ WITH page AS (
 ), weighed AS (SELECT *, sum(octet_length(value)) OVER (ORDER BY key, id) AS bytes FROM page)
 SELECT * FROM weighed WHERE bytes - octet_length(value) <= {KV_FIND_BYTES_MAX} ORDER BY key, id"""
 
-SCOPES = f"SELECT DISTINCT scope FROM tenant_kv, unnest(scopes) AS scope WHERE {_OWNED} ORDER BY 1"
+SCOPES = f"SELECT DISTINCT scope FROM tenant_kv, unnest(scopes) AS scope WHERE {_OWNED} ORDER BY 1 LIMIT $3"
 
 CLAIM = f"""
 WITH due AS (
@@ -288,8 +289,14 @@ class KvStore:
         return [record for _, record in await _beside(_value_bytes(rows), _readable, rows)]
 
     async def list_scopes(self, tenant: int) -> list[str]:
-        """All scopes that any row has, sorted."""
-        return [row["scope"] for row in await self._db.fetch(SCOPES, *_owner(tenant))]
+        """All scopes that any row has, sorted.
+
+        Raises: LimitExceeded: more than `KV_LIST_SCOPES_MAX`: a part would pass for the whole.
+        """
+        rows = await self._db.fetch(SCOPES, *_owner(tenant), KV_LIST_SCOPES_MAX + 1)
+        if len(rows) > KV_LIST_SCOPES_MAX:
+            raise LimitExceeded(f"there are more than {KV_LIST_SCOPES_MAX:,} scopes: they cannot be listed")
+        return [row["scope"] for row in rows]
 
     async def claim_expired(self, worker_id: int, workers: int, *, limit: int) -> list[tuple[int, KvRecord]]:
         """Due rows of this worker's tenants, oldest first, each claimed: nobody else gets it until the claim ends."""

@@ -36,6 +36,7 @@ class Stores:
         self.kv_set = self.kv.set
         self.kv_delete = self.kv.delete
         self.kv_find = self.kv.find
+        self.kv_list_scopes = self.kv.list_scopes
         self.claim_expired = self.kv.claim_expired
         self.finish_expired = self.kv.finish_expired
 

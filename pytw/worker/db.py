@@ -103,6 +103,10 @@ class WorkerDB:
         async with self.turns.turn(tenant):
             return await self._db.kv_find(tenant, pattern, scopes, limit=limit, after=after)
 
+    async def kv_list_scopes(self, tenant: int) -> list[str]:
+        async with self.turns.turn(tenant):
+            return await self._db.kv_list_scopes(tenant)
+
     async def claim_expired(self, worker_id: int, workers: int, *, limit: int) -> list[tuple[int, KvRecord]]:
         async with self.turns.turn(WORKER_ITSELF):
             return await self._db.claim_expired(worker_id, workers, limit=limit)

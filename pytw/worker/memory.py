@@ -97,6 +97,10 @@ class MemoryDb:
         )
         return [r for r in found if after is None or (r.key, r.id) > tuple(after.split(":", 1)[::-1])][:limit]
 
+    async def kv_list_scopes(self, tenant: int) -> list[str]:
+        await self._work("kv_list_scopes", tenant)
+        return sorted({scope for owner, _, scopes in self.records if owner == tenant for scope in scopes})
+
     async def claim_expired(self, worker_id: int, workers: int, *, limit: int) -> list[tuple[int, KvRecord]]:
         await self._work("claim_expired", -1)
         claimed, self.due = self.due[:limit], self.due[limit:]

@@ -344,7 +344,6 @@ class TestPlugins:
     def test_records_of_kv_are_read_only(self, server: Server, guild: int) -> None:
         assert self.run(server, guild, "KV")["read_only"] is True
 
-    @pytest.mark.xfail(reason="the host answers no kv.list_scopes (spec luau-api 4.1)")
     def test_scopes_of_kv(self, server: Server, guild: int) -> None:
         assert self.run(server, guild, "KV")["listed"] == {"ok": True, "value": True}
 

@@ -146,6 +146,7 @@ async def test_a_foreign_tenant_is_refused_for_every_operation_and_counted(serve
         db.kv_set(OTHERS, "k", [], b"\xc0"),
         db.kv_delete(OTHERS, "k", []),
         db.kv_find(OTHERS, "%", [], limit=1),
+        db.kv_list_scopes(OTHERS),
         db.finish_expired(OTHERS, "id", 1),
         db.gates(0, 2),
         db.gates(1, 3),

@@ -8,7 +8,7 @@ import pytest
 
 from pytw import values
 from pytw.errors import InternalError, LimitExceeded, RequestError
-from pytw.limits import KV_EXPIRY_ATTEMPTS_MAX, KV_FIND_BYTES_MAX, KV_FIND_ROWS_MAX, Limits
+from pytw.limits import KV_EXPIRY_ATTEMPTS_MAX, KV_FIND_BYTES_MAX, KV_FIND_ROWS_MAX, KV_LIST_SCOPES_MAX, Limits
 from pytw.storage.kv import CLAIM, KvStore, like_pattern
 from pytw.storage.stores import Stores
 from pytw.types import Id
@@ -103,10 +103,14 @@ async def test_find_gives_no_more_than_its_bound(stores: Stores) -> None:
     assert len(await stores.kv.find(1, "%%", ["s"], limit=10**9)) == KV_FIND_ROWS_MAX
 
 
-async def test_scopes_are_listed_once_and_sorted(stores: Stores) -> None:
-    await stores.kv.set(1, "a", ["y", "x"], ONE)
-    await stores.kv.set(1, "b", ["x", "Z"], ONE)
-    assert await stores.kv.list_scopes(1) == ["Z", "x", "y"]
+async def test_scopes_are_listed_all_or_not_at_all(stores: Stores) -> None:
+    await stores.db.execute(
+        "INSERT INTO tenant_kv (id, owner_id, owner_type, key, scopes, value)"
+        """ SELECT n::text, '1', 'guild', 'k', ARRAY[n::text], '"Null"' FROM generate_series(1, $1) AS n""",
+        KV_LIST_SCOPES_MAX + 1,
+    )
+    with pytest.raises(LimitExceeded, match="more than 10,000 scopes"):
+        await stores.kv.list_scopes(1)
 
 
 @pytest.mark.parametrize(

@@ -105,6 +105,13 @@ class WorkerDbContract:
         assert [key for key, _ in seen] == sorted(keys * 2)
         assert len(set(seen)) == 14
 
+    async def test_scopes_are_listed_once_and_sorted(self, db: WorkerDb) -> None:
+        assert await db.kv_list_scopes(GUILD.key) == []
+        await db.kv_set(GUILD.key, "a", ["y", "x"], b"\x01")
+        await db.kv_set(GUILD.key, "b", ["x", "Z"], b"\x01")
+        assert await db.kv_list_scopes(GUILD.key) == ["Z", "x", "y"]
+        assert await db.kv_list_scopes(USER.key) == []
+
     async def test_long_scopes_are_stored(self, db: WorkerDb) -> None:
         scopes = [f"{n}{'é' * 200}" for n in range(10)]
         await db.kv_set(GUILD.key, "k" * KV_KEY_BYTES_MAX, scopes, pack(1))

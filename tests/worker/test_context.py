@@ -56,6 +56,10 @@ class TestKv:
         assert await results(kv, call("kv.delete", "k", ["s"])) == []
         assert await results(kv, call("kv.get", "k", ["s"])) == [None, False]
 
+    async def test_scopes_are_listed_to_who_may(self, kv):
+        await results(kv, call("kv.set", "k", 1, ["b", "a"]))
+        assert await results(kv, call("kv.list_scopes")) == [["a", "b"]]
+
     async def test_find_gives_records(self, kv):
         for key in ("a1", "a2", "b"):
             await results(kv, call("kv.set", key, key, ["s"]))

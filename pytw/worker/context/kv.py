@@ -98,6 +98,8 @@ class Kv:
             "kv.set": _operation("set", self.set),
             "kv.delete": _operation("delete", self.delete),
             "kv.find": _operation("find", self.find),
+            # Not counted: as in the reference (spec luau-api 4.1).
+            "kv.list_scopes": Operation(handler=self.list_scopes, need=_need_of_scopes),
         }
 
     async def get(self, call: HostCall) -> bytes:
@@ -135,6 +137,13 @@ class Kv:
             )
         header = msgpack.Packer().pack_array_header(len(records))
         return _LIST_OF_1 + bytes(header) + b"".join(map(_record, records))
+
+    async def list_scopes(self, call: HostCall) -> bytes:
+        return _LIST_OF_1 + _pack(await self._db.kv_list_scopes(call.tenant))
+
+
+def _need_of_scopes(_call: HostCall) -> Need:
+    return Need(["kv.meta:list_scopes"], "KV operation `list_scopes` not allowed in this template context")
 
 
 def _operation(action: str, handler: Handler) -> Operation:
