@@ -20,7 +20,7 @@ pub struct Call {
     pub thread: ThreadRef,
     pub wait: u64,
     /// What is kept for a job.
-    held: Option<Held>,
+    _held: Option<Held>,
 }
 
 /// A host call or a job on its way out.
@@ -137,7 +137,7 @@ impl Vm {
     pub fn wait_for_call(&self, thread: ThreadRef, outgoing: Outgoing, held: Option<Held>) {
         let wait = self.begin_wait(&thread);
         let call = self.shared.next_call.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        self.calls.borrow_mut().insert(call, Call { thread, wait, held });
+        self.calls.borrow_mut().insert(call, Call { thread, wait, _held: held });
         if self.calls_running.get() >= self.limits.host_calls_max {
             return self.calls_waiting.borrow_mut().push_back((call, outgoing));
         }

@@ -83,7 +83,7 @@ pub fn take(call: &Call, index: c_int) -> Result<Vec<u8>, Fault> {
 }
 
 /// The same bytes to look at; a blob keeps them.
-pub fn view<'a>(call: &'a Call, index: c_int) -> Result<View<'a>, Fault> {
+pub fn view(call: &Call, index: c_int) -> Result<View<'_>, Fault> {
     match call.object_if::<Blob>(index) {
         Some(blob) => blob.view().map(View::Blob),
         None => plain(call, index).map(View::Plain),

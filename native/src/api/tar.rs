@@ -20,6 +20,8 @@ use crate::scheduler;
 
 const FILES_MAX: usize = 4_096;
 const NAME_BYTES_MAX: usize = 1_024;
+/// Bytes of all extended headers (PAX) of an archive: each of their lines is looked at several times.
+const EXTENDED_BYTES_MAX: u64 = 1 << 20;
 /// The part of a VM's memory that the files of one archive may have.
 const VM_PART: usize = 2;
 /// Rights of files in archives that scripts make.
@@ -61,6 +63,18 @@ impl Files {
 
     fn read(state: *mut lua_State, archive: &[u8], bytes_max: usize) -> Result<Files, Fault> {
         let bad = |e: std::io::Error| Fault::from(format!("Failed to read the archive: {e}"));
+        let mut extended = 0;
+        for entry in Archive::new(archive).entries().map_err(bad)?.raw(true) {
+            let entry = entry.map_err(bad)?;
+            let kind = entry.header().entry_type();
+            if kind.is_pax_local_extensions() || kind.is_pax_global_extensions() {
+                extended = u64::saturating_add(extended, entry.size());
+            }
+            if extended > EXTENDED_BYTES_MAX {
+                let text = format!("the extended headers of an archive have at most {EXTENDED_BYTES_MAX} bytes (limit: size)");
+                return Err(Fault::limit(limits::SIZE, text));
+            }
+        }
         let mut files = Files::default();
         for entry in Archive::new(archive).entries().map_err(bad)? {
             let mut entry = entry.map_err(bad)?;
