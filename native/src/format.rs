@@ -9,8 +9,11 @@ use mlua::ffi::{self, lua_State};
 
 use crate::call::Fault;
 use crate::json::bytes_at;
-use crate::walk::{BYTES_MAX, Budget, DEPTH_MAX, Entry, Key, entries, push_entry, sort};
+use crate::walk::{Budget, DEPTH_MAX, Entry, Key, entries, push_entry, sort};
 use crate::{event, limits, marks};
+
+/// Nobody reads more.
+pub const TEXT_BYTES_MAX: usize = 1 << 20;
 
 struct Writer<'a> {
     state: *mut lua_State,
@@ -27,10 +30,7 @@ pub unsafe fn write(state: *mut lua_State, index: c_int, out: &mut String) -> Re
 
 impl Writer<'_> {
     unsafe fn value(&mut self, index: c_int) -> Result<(), Fault> {
-        self.budget.spend(1)?;
-        if self.out.len() > BYTES_MAX {
-            return Err(too_long());
-        }
+        self.append("")?;
         let state = self.state;
         // SAFETY: as for `write`; what is borrowed of Luau stays on its stack.
         unsafe {
@@ -57,14 +57,41 @@ impl Writer<'_> {
         }
     }
 
+    /// In quotes; what cannot be seen is escaped. Bytes that are no UTF-8 are `b"..."`.
     fn text(&mut self, bytes: &[u8]) -> Result<(), Fault> {
-        if self.out.len() + bytes.len() > BYTES_MAX {
+        let text = std::str::from_utf8(bytes);
+        if text.is_err() {
+            self.out.push('b');
+        }
+        self.out.push('"');
+        match text {
+            Ok(text) => {
+                let mut from = 0;
+                for (at, c) in text.char_indices() {
+                    if c.is_control() || c == '"' || c == '\\' {
+                        self.append(&text[from..at])?;
+                        from = at + c.len_utf8();
+                        self.out.extend(c.escape_debug());
+                    }
+                }
+                self.append(&text[from..])?;
+            }
+            Err(_) => {
+                for byte in bytes {
+                    self.append("")?;
+                    let _ = write!(self.out, "{}", byte.escape_ascii());
+                }
+            }
+        }
+        self.out.push('"');
+        Ok(())
+    }
+
+    fn append(&mut self, text: &str) -> Result<(), Fault> {
+        if self.out.len() + text.len() > TEXT_BYTES_MAX {
             return Err(too_long());
         }
-        let _ = match std::str::from_utf8(bytes) {
-            Ok(text) => write!(self.out, "{text:?}"),
-            Err(_) => write!(self.out, "b\"{}\"", bytes.escape_ascii()),
-        };
+        self.out.push_str(text);
         Ok(())
     }
 
@@ -148,5 +175,5 @@ fn is_name(key: &[u8]) -> bool {
 }
 
 fn too_long() -> Fault {
-    Fault::limit(limits::SIZE, "the text is longer than 4 MiB (limit: size)")
+    Fault::limit(limits::SIZE, "the text is longer than 1 MiB (limit: size)")
 }

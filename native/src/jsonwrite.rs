@@ -57,7 +57,6 @@ impl Writer {
     }
 
     unsafe fn value(&mut self, index: c_int) -> Result<(), Fault> {
-        self.budget.spend(1)?;
         let state = self.state;
         // SAFETY: as for `write`; what is borrowed of Luau stays on its stack.
         unsafe {
@@ -205,7 +204,7 @@ impl Writer {
         if items >= SPARSE_MAX && length > 2 * items {
             return Err(format!("a list of {items} items with places up to {length} has too many holes").into());
         }
-        // The items were counted with the keys.
+        // The items were counted with their keys.
         self.budget.spend(length - items)?;
         self.put(b"[")?;
         for place in 1..=length {

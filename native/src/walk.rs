@@ -88,7 +88,7 @@ pub enum Key<'a> {
 /// A key, and where `push_entry` finds it again.
 pub type Entry<'a> = (Key<'a>, c_int);
 
-/// The keys of the table at `index`, in the table's own order; each is a node.
+/// The keys of the table at `index`, in the table's own order. Each counts as a part of the value, with what it leads to.
 pub unsafe fn entries<'a>(state: *mut lua_State, index: c_int, budget: &mut Budget) -> Result<Vec<Entry<'a>>, Fault> {
     let mut all = Vec::new();
     let mut iter = 0;

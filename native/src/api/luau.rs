@@ -72,6 +72,7 @@ pub fn texts(call: &Call, raw: bool) -> Result<String, Fault> {
         }
         if raw && call.kind(index) == ffi::LUA_TSTRING {
             out.push_str(&String::from_utf8_lossy(call.bytes(index)?));
+            out.truncate(out.floor_char_boundary(format::TEXT_BYTES_MAX));
         } else {
             // SAFETY: Luau called this function.
             unsafe { format::write(call.state, index, &mut out)? };
