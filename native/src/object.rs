@@ -28,12 +28,11 @@ pub mod tag {
     pub const TIME_DELTA: c_int = 37;
     pub const TIME_ZONE: c_int = 38;
     pub const TAR_ARCHIVE: c_int = 39;
-    pub const CHUNK: c_int = 40;
     pub const URL: c_int = 41;
     pub const HEADERS: c_int = 42;
     pub const REQUEST: c_int = 43;
     pub const RESPONSE: c_int = 44;
-    /// Objects whose type is written in Luau (`api::luau_object`).
+    /// Objects whose type is written in Luau (`api::object`), such as `Chunk`.
     pub const LUAU: c_int = 45;
     pub const ONESHOT: c_int = 60;
     pub const SELECTION: c_int = 61;
