@@ -312,7 +312,6 @@ class TestManagers:
         assert command(server, guild, "backup", label="mine")["data"]["bytes"] > 0
         assert command(server, guild, "restore")["content"] == "label mine"
 
-    @pytest.mark.xfail(reason="@antiraid/luau is not there (spec luau-api 3.4)")
     def test_line_of_luau_runs_in_an_environment_of_its_own(self, server: Server, guild: int) -> None:
         assert (
             command(server, guild, "eval", code="return given.code ~= nil, task, ...")["content"] == 'true\tnil\t"77"'
