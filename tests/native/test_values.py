@@ -157,7 +157,11 @@ def has_such_a_key(value: Any) -> bool:
     if not isinstance(value, dict | Map):
         return False
     keys = [key for key, _ in value.items()]
-    flat = [values.pack(as_luau_has_it(key)) for key in keys if not isinstance(key, list | dict | Map)]
+    # 0 and -0 are one key.
+    flat = [
+        values.pack(as_luau_has_it(key or 0)) for key in keys if not isinstance(key, list | dict | Map | str | bool)
+    ]
+    flat += [values.pack(key) for key in keys if isinstance(key, str | bool)]
     numbers = [type(key) in (int, float) and abs(key) <= EXACT for key, item in value.items() if item is not None]
     first = any(type(key) in (int, float) and key == 1 for key, item in value.items() if item is not None)
     return (
