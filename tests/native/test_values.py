@@ -96,6 +96,7 @@ def as_luau_has_it(value: Any) -> Any:
         return LazyStringMap(sorted(value.items()))
     if type(value) is dict or isinstance(value, Map):
         pairs = [(as_luau_has_it(key), as_luau_has_it(item)) for key, item in value.items() if item is not None]
+        pairs = [(0 if isinstance(key, float) and key == 0 else key, item) for key, item in pairs]
         pairs.sort(key=lambda pair: values.pack(list(pair)))
         if pairs and sorted(key for key, _ in pairs if type(key) is int) == list(range(1, len(pairs) + 1)):
             return [item for _, item in sorted(pairs)]

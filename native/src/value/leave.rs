@@ -204,6 +204,13 @@ impl Walk<'_> {
 
     unsafe fn key(&mut self, index: c_int, depth: u32) -> Crossed<()> {
         unsafe {
+            // 0 and -0 are one key.
+            if ffi::lua_type(self.state, index) == ffi::LUA_TNUMBER && ffi::lua_tonumber(self.state, index) == 0.0 {
+                self.budget.spend(depth)?;
+                self.room(1)?;
+                msgpack::int(self.out, 0);
+                return Ok(());
+            }
             let start = self.out.len();
             self.value(index, depth).map_err(|refusal| refusal.under(self.state, index))?;
             // Back in Luau such a key would be a number, which is another key.
