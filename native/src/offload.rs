@@ -227,7 +227,8 @@ impl Pool {
         if queue.jobs >= JOBS_MAX || self.bytes.load(Ordering::Relaxed) > BYTES_MAX {
             return Err("the worker has too much background work; try again later".into());
         }
-        if queue.idle == 0 && queue.threads < THREADS_MAX {
+        // A thread that has been notified may still count as idle.
+        if queue.jobs >= queue.idle && queue.threads < THREADS_MAX {
             let spawned = thread::Builder::new().name("tw-offload".into()).spawn(|| self.serve());
             queue.threads += usize::from(spawned.is_ok());
             if queue.threads == 0 {
