@@ -90,7 +90,7 @@ pub fn view(call: &Call, index: c_int) -> Result<View<'_>, Fault> {
     }
 }
 
-fn plain<'a>(call: &'a Call, index: c_int) -> Result<&'a [u8], Fault> {
+fn plain(call: &Call, index: c_int) -> Result<&[u8], Fault> {
     match call.kind(index) {
         ffi::LUA_TBUFFER => call.buffer(index),
         ffi::LUA_TSTRING | ffi::LUA_TNUMBER => call.bytes(index),
