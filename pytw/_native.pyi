@@ -5,7 +5,7 @@ A tenant is its 64-bit key. A request id is used once per engine. Every request 
 also when its VM is replaced, the engine is closed or its thread fails.
 
 Limits by the names that results carry: ``cpu``, ``memory``, ``unbreakable`` (a stretch that cannot be preempted, in CPU
-time), ``depth`` and ``size`` (a value that crosses; ``size`` also a source), ``calls`` (host calls that wait), and for what
+time), ``depth`` and ``size`` (a value that crosses; ``size`` also a source), ``calls`` (host calls, threads and timers that wait, and what the arguments of the calls hold), and for what
 was shed ``queue`` and ``memory_budget``. A script can catch errors of ``unbreakable``, ``depth``, ``size`` and ``calls``; their
 text then names limit and value.
 """
@@ -35,6 +35,7 @@ class Engine:
         cls,
         *,
         vm_memory_bytes: int = ...,
+        vm_reserve_bytes: int | None = ...,
         cpu_bucket_ms: int = ...,
         cpu_refill_percent: int = ...,
         unbreakable_ms: int = ...,
@@ -62,6 +63,9 @@ class Engine:
         """Starts the thread.
 
         Args:
+            vm_reserve_bytes: so far a VM may pass its limit until its garbage is collected, which happens at the next place
+                where it can be; what is still above the limit then ends it. By default as much again as the limit, at most
+                32 MiB. Of a thread's VMs only the one that runs may be in its reserve.
             builtins: msgpack map of path -> source, the template ``$builtins`` that comes first for every tenant, also
                 for one without a program; empty for none. Read once per engine, compiled once per process. A tenant's
                 own template of that name takes its place.

@@ -38,7 +38,7 @@ impl Vm {
             let end = match status {
                 _ if self.kill.get() => End::Limit(limits::CPU, limits::CPU_TEXT.into()),
                 ffi::LUA_OK => self.result(co),
-                ffi::LUA_ERRMEM => End::Limit(limits::MEMORY, limits::MEMORY_TEXT.into()),
+                _ if status == ffi::LUA_ERRMEM || self.dead.get() => End::Limit(limits::MEMORY, limits::MEMORY_TEXT.into()),
                 _ => {
                     let name = self.origin(co).map_or_else(String::new, |o| o.held.template.name.to_string());
                     let text = errors::with_traceback(co, &name);
@@ -191,8 +191,8 @@ impl Vm {
         true
     }
 
-    /// The tenant has no CPU time: what would start is refused, what was preempted is dropped, what waits goes on
-    /// waiting.
+    /// The tenant has no CPU time: what would start is refused, what was preempted or waits for its turn is dropped,
+    /// what waits for something else goes on waiting.
     pub fn starve(&self) {
         let tasks = self.ready.take();
         let mut kept = std::collections::VecDeque::new();
@@ -200,6 +200,7 @@ impl Vm {
             match task {
                 Task::Start(_) => self.refuse(vec![task], LIMIT_EXCEEDED, Some(limits::CPU)),
                 Task::Continue(run) => self.drop_run(run, Some(limits::CPU_TEXT)),
+                Task::Deferred { thread, wait, .. } => self.drop_deferred(thread, wait),
                 wake => kept.push_back(wake),
             }
         }

@@ -7,11 +7,17 @@ use mlua::ffi::{self, lua_State};
 use crate::isolate;
 use crate::json::bytes_at;
 
+/// More of a text is never looked at; what is shown of it is shorter still (`error_bytes_max`).
+const TEXT_BYTES_MAX: usize = 65_536;
+
 pub unsafe fn text_of(state: *mut lua_State, index: c_int) -> String {
     // SAFETY: by the caller, a live state; nothing here allocates in Luau, as the value is converted only if it is text.
     unsafe {
         match ffi::lua_type(state, index) {
-            ffi::LUA_TSTRING => String::from_utf8_lossy(bytes_at(state, index)).into_owned(),
+            ffi::LUA_TSTRING => {
+                let bytes = bytes_at(state, index);
+                String::from_utf8_lossy(&bytes[..bytes.len().min(TEXT_BYTES_MAX)]).into_owned()
+            }
             other => {
                 let name = std::ffi::CStr::from_ptr(ffi::lua_typename(state, other));
                 format!("error object is a {}", name.to_string_lossy())

@@ -11,7 +11,7 @@ use crate::api;
 use crate::blame::Blame;
 use crate::context::EventInfo;
 use crate::handle::Handle;
-use crate::limits::Limits;
+use crate::limits::{Limits, RESERVE_BYTES_MAX};
 use crate::program::{self, Layers, Program, Source, Template};
 use crate::request::{Arrival, What};
 use crate::require;
@@ -33,7 +33,7 @@ const TIMEOUT_MS_MAX: u64 = 86_400_000;
 #[pymethods]
 impl Engine {
     #[new]
-    #[pyo3(signature = (*, vm_memory_bytes=20 << 20, cpu_bucket_ms=3_000, cpu_refill_percent=10, unbreakable_ms=50, slice_ms=5,
+    #[pyo3(signature = (*, vm_memory_bytes=20 << 20, vm_reserve_bytes=None, cpu_bucket_ms=3_000, cpu_refill_percent=10, unbreakable_ms=50, slice_ms=5,
                         threads_max=2_000, timers_max=1_000, queue_events_max=1_000, host_calls_max=8, log_bytes_per_s=16_384,
                         error_bytes_max=4_096, source_bytes_max=262_144, idle_evict_ms=600_000, memory_budget_bytes=0,
                         builtins=Vec::new(), patches=Vec::new(), library=Vec::new(), builtins_caps=vec!["*".to_string()],
@@ -42,6 +42,7 @@ impl Engine {
     #[allow(clippy::too_many_arguments)]
     fn new(
         vm_memory_bytes: usize,
+        vm_reserve_bytes: Option<usize>,
         cpu_bucket_ms: u64,
         cpu_refill_percent: u32,
         unbreakable_ms: u64,
@@ -70,6 +71,7 @@ impl Engine {
         let layers = Arc::new(Layers::parse(&patches, &builtins, &library).map_err(PyValueError::new_err)?);
         let limits = Limits {
             vm_memory_bytes,
+            vm_reserve_bytes: vm_reserve_bytes.unwrap_or(vm_memory_bytes).min(RESERVE_BYTES_MAX),
             cpu_bucket: Duration::from_millis(cpu_bucket_ms),
             cpu_refill_percent,
             unbreakable: Duration::from_millis(unbreakable_ms),
@@ -217,7 +219,7 @@ impl Engine {
         let accepted = Instant::now();
         let deadline = accepted + Duration::from_millis(timeout_ms.min(TIMEOUT_MS_MAX));
         let templates = template.into_iter().collect();
-        let arrival = Box::new(Arrival { id: event.request, what, event: event.into(), templates, accepted, deadline });
+        let arrival = Box::new(Arrival { id: event.request, what, event: event.into(), templates, accepted, deadline, weight: None });
         self.send(In::Request { tenant, arrival })
     }
 }

@@ -12,7 +12,7 @@ use crate::park;
 use crate::scheduler;
 use crate::thread::ThreadRef;
 use crate::value::{self, Null};
-use crate::wait::Outgoing;
+use crate::wait::{CALLS_TOO_LARGE, Outgoing};
 
 /// Asks for `name` with the `nargs` arguments from stack index `first` on: a native function ends with
 /// `return host::ask(...)`. `narrowed` are the capabilities that the call must do with besides the template's.
@@ -31,6 +31,9 @@ pub fn ask(call: &Call, name: &str, narrowed: Option<&[Box<str>]>, first: c_int,
         let Some(origin) = vm.origin(call.state) else {
             return Err("this thread belongs to no request".into());
         };
+        if vm.is_outdated(&origin) {
+            return Err("this version of the template has been replaced".into());
+        }
         let mut out = Vec::with_capacity(128);
         msgpack::array(&mut out, 5);
         msgpack::uint(&mut out, origin.request);
@@ -45,6 +48,9 @@ pub fn ask(call: &Call, name: &str, narrowed: Option<&[Box<str>]>, first: c_int,
         }
         msgpack::array(&mut out, nargs.max(0) as usize);
         value::encode_all(call.state, first, nargs, null, &mut out)?;
+        if !vm.has_room_for_call(out.len()) {
+            return Err(CALLS_TOO_LARGE.into());
+        }
         if let Some(request) = vm.requests.borrow_mut().get_mut(&origin.request) {
             request.count_call(name);
         }

@@ -8,6 +8,8 @@ use crate::program::{Layers, Template};
 /// The options of one engine; `_native.pyi` says what each means.
 pub struct Limits {
     pub vm_memory_bytes: usize,
+    /// So far a VM may pass its limit until its garbage is collected, at the next place where that can be done.
+    pub vm_reserve_bytes: usize,
     pub cpu_bucket: Duration,
     pub cpu_refill_percent: u32,
     pub unbreakable: Duration,
@@ -27,6 +29,9 @@ pub struct Limits {
     pub debug: bool,
     pub test_hooks: bool,
 }
+
+/// No reserve is larger: of the VMs of a thread only the one that runs may be in its reserve.
+pub const RESERVE_BYTES_MAX: usize = 32 << 20;
 
 pub const CPU: &str = "cpu";
 pub const MEMORY: &str = "memory";

@@ -9,22 +9,30 @@ use mlua::ffi::{self, lua_State};
 
 use crate::call::Fault;
 use crate::vm::Vm;
-use crate::{limits, sandbox, scheduler};
+use crate::{limits, sandbox, scheduler, shared};
 
 /// mlua's own record of a VM's allocator, at the pinned version; `Vm::new` checks it.
 #[repr(C)]
-struct Allocator {
+pub struct Allocator {
     used: isize,
     limit: isize,
     ignore_limit: bool,
     limit_reached: bool,
 }
 
-unsafe fn record_of(state: *mut lua_State) -> *mut Allocator {
+/// The record of a state's allocator, which lives as long as the state.
+pub unsafe fn record_of(state: *mut lua_State) -> *mut Allocator {
     let mut data: *mut c_void = ptr::null_mut();
     // SAFETY: mlua gives each state such a record.
     unsafe { ffi::lua_getallocf(state, &raw mut data) };
     data.cast()
+}
+
+/// How far the running VM may be filled by what can be refused. Less than what makes it full: there must be room for
+/// the script to deal with the refusal.
+unsafe fn limit_of(record: *mut Allocator) -> isize {
+    // SAFETY: by the caller, the record of a live state.
+    scheduler::current().map_or(unsafe { (*record).limit }, |vm| (vm.limits.vm_memory_bytes / 8 * 7) as isize)
 }
 
 /// Memory outside Luau's heap that a host object holds, counted like the VM's own until it is dropped.
@@ -39,8 +47,7 @@ impl Charge {
         // SAFETY: a running thread; the record is mlua's and lives as long as the state.
         unsafe {
             let record = record_of(state);
-            // A VM that is fuller at a slice's end is lost (`look_after_memory`); an object is refused before that.
-            let allowed = (*record).limit / 8 * 7;
+            let allowed = limit_of(record);
             let fits = |record: *mut Allocator| (*record).used.saturating_add_unsigned(bytes) <= allowed;
             if !fits(record) && bytes as isize <= allowed {
                 ffi::lua_gc(state, ffi::LUA_GCCOLLECT, 0);
@@ -74,8 +81,9 @@ pub fn room(state: *mut lua_State, wanted: usize) -> usize {
     // SAFETY: as for `Charge::new`.
     unsafe {
         let record = record_of(state);
-        let left = || ((*record).limit - (*record).used).max(0) as usize;
-        if left() < wanted && wanted as isize <= (*record).limit {
+        let limit = limit_of(record);
+        let left = || (limit - (*record).used).max(0) as usize;
+        if left() < wanted && wanted as isize <= limit {
             ffi::lua_gc(state, ffi::LUA_GCCOLLECT, 0);
         }
         left()
@@ -89,6 +97,26 @@ pub fn ensure(state: *mut lua_State, bytes: usize) -> Result<(), Fault> {
     match room(state, wanted) {
         room if room >= wanted => Ok(()),
         room => Err(Fault::limit(limits::MEMORY, format!("not enough memory: {bytes} bytes do not fit into {room} (limit: memory)"))),
+    }
+}
+
+/// Luau calls this after each allocation, where nothing may be collected yet. Past the limit it asks for a poll.
+pub unsafe extern "C-unwind" fn on_allocate(
+    state: *mut lua_State,
+    _block: *mut c_void,
+    _before: usize,
+    _now: usize,
+    _category: u8,
+    _kind: c_int,
+    _tag: c_int,
+) {
+    if let Some(vm) = scheduler::current()
+        // SAFETY: the record lives as long as the VM.
+        && unsafe { (*vm.record).used } > vm.limits.vm_memory_bytes as isize
+        && !vm.crowded.replace(true)
+    {
+        // SAFETY: the running VM's own callbacks; the timer thread writes the same value there.
+        unsafe { shared::install_interrupt(ffi::lua_callbacks(state)) };
     }
 }
 
@@ -121,10 +149,28 @@ impl Vm {
             // The goal counts from the next cycle on: begin it now, the last one may have set the threshold far too high.
             self.collect(ffi::LUA_GCSTEP, 1);
         }
-        if used > limit / 16 * 15 && !self.dead.get() {
+        if (used > self.full_bytes() || self.crowded.get()) && !self.dead.get() {
             self.collect(ffi::LUA_GCCOLLECT, 0);
-            self.dead.set(self.dead.get() || self.used_bytes() > limit / 16 * 15);
+            self.crowded.set(false);
+            self.dead.set(self.dead.get() || self.used_bytes() > self.full_bytes());
         }
+    }
+
+    /// A VM with so much alive is full: it would do little else than collect.
+    fn full_bytes(&self) -> usize {
+        self.limits.vm_memory_bytes / 16 * 15
+    }
+
+    /// At a poll of a VM that is past its limit: what is still too much without garbage is an out-of-memory. Luau itself
+    /// does not collect when an allocation fails.
+    pub unsafe fn make_room(&self, state: *mut lua_State) {
+        if self.dead.get() {
+            return;
+        }
+        // SAFETY: by the caller, on the running thread at a place where Luau itself may collect.
+        unsafe { ffi::lua_gc(state, ffi::LUA_GCCOLLECT, 0) };
+        self.dead.set(self.used_bytes() > self.full_bytes());
+        self.crowded.set(self.dead.get());
     }
 
     /// A collection runs no script code, but may need memory to shrink its own tables.

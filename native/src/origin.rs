@@ -122,20 +122,32 @@ impl Vm {
         Ok(held)
     }
 
+    /// Whether the thread outlives both its request and the version of the template that it belongs to: what it still
+    /// does would mix with what the new version does.
+    pub fn is_outdated(&self, origin: &Origin) -> bool {
+        let template = &origin.held.template;
+        self.unnamed_isolates.get()
+            && !template.is_script()
+            && !self.is_check
+            && !self.requests.borrow().contains_key(&origin.request)
+            && !self.is_named(template)
+    }
+
+    fn is_named(&self, template: &Arc<Template>) -> bool {
+        let program = self.program.borrow();
+        Program::all(program.as_deref(), self.limits.builtins.as_ref()).any(|other| Arc::ptr_eq(other, template))
+    }
+
     /// Lets go of isolates that no thread uses and that the tenant's program does not name any more.
     pub fn release_isolates(&self) {
         // Set when an isolate is made or the program changes, and as long as an isolate that is not named is in use.
         if !self.unnamed_isolates.replace(false) {
             return;
         }
-        let program = self.program.borrow();
-        let named = |template: &Arc<Template>| {
-            Program::all(program.as_deref(), self.limits.builtins.as_ref()).any(|other| Arc::ptr_eq(other, template))
-        };
         let mut isolates = self.isolates.borrow_mut();
         let mut at = 0;
         while let Some(held) = isolates.get(at) {
-            if named(&held.template) {
+            if self.is_named(&held.template) {
                 at += 1;
             } else if Rc::strong_count(held) > 1 {
                 self.unnamed_isolates.set(true);

@@ -21,14 +21,34 @@ const WALL_FACTOR: u32 = 2;
 
 /// Luau calls this at loop ends, calls, returns and pattern steps while it is installed.
 pub unsafe extern "C-unwind" fn interrupt(state: *mut lua_State, gc: c_int) {
-    if gc >= 0 {
+    let Some(vm) = scheduler::current() else {
         return;
+    };
+    // SAFETY: Luau calls this on the running thread: with -1 between instructions, with 0 before a step of its collector
+    // and with the step's phase after it, where another collection does no harm.
+    unsafe {
+        if vm.crowded.get() && gc != 0 {
+            vm.make_room(state);
+        }
+        if gc < 0 && vm.dead.get() {
+            give_up(state, vm);
+        } else if gc < 0 && vm.shared.raised() {
+            stop(state, vm);
+        }
     }
-    if let Some(vm) = scheduler::current()
-        && vm.shared.raised()
-    {
-        // SAFETY: Luau calls this on the running thread.
-        unsafe { stop(state, vm) };
+}
+
+/// The VM is full and will be replaced: nothing of it runs any further.
+#[cold]
+unsafe fn give_up(state: *mut lua_State, vm: &Vm) {
+    // SAFETY: as for `stop`.
+    unsafe {
+        if vm.unbreakable.get() == 0 && ffi::lua_isyieldable(state) != 0 {
+            vm.breaking.borrow_mut().push(state);
+            ffi::lua_break(state);
+        } else {
+            raise(state, c"not enough memory");
+        }
     }
 }
 

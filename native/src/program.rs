@@ -150,9 +150,15 @@ pub struct Template {
     pub files: Arc<Vfs>,
     events: Box<[Box<str>]>,
     pub caps: Box<[Box<str>]>,
+    script: bool,
 }
 
 impl Template {
+    /// Whether it stands for one chunk, which no program names.
+    pub fn is_script(&self) -> bool {
+        self.script
+    }
+
     /// Whether the event is one of the template's.
     pub fn listens(&self, event: &str) -> bool {
         self.events.iter().any(|name| &**name == event || &**name == "*")
@@ -161,7 +167,14 @@ impl Template {
     /// The template that a script of `submit_script` runs as; named like its chunk, with every capability.
     pub fn script(chunk_name: &str, layers: &Layers) -> Arc<Template> {
         let all = || Box::from([Box::from("*")]);
-        Arc::new(Template { name: chunk_name.into(), entry: "init".into(), files: layers.root.clone(), events: all(), caps: all() })
+        Arc::new(Template {
+            name: chunk_name.into(),
+            entry: "init".into(),
+            files: layers.root.clone(),
+            events: all(),
+            caps: all(),
+            script: true,
+        })
     }
 
     /// The built-in template. None if there is no built-in tree or it listens for nothing.
@@ -171,7 +184,7 @@ impl Template {
         }
         let boxed = |texts: &[String]| texts.iter().map(|text| text.as_str().into()).collect();
         let (events, caps) = (boxed(events), boxed(caps));
-        Some(Arc::new(Template { name: BUILTINS.into(), entry: "init".into(), files: layers.root.clone(), events, caps }))
+        Some(Arc::new(Template { name: BUILTINS.into(), entry: "init".into(), files: layers.root.clone(), events, caps, script: false }))
     }
 
     /// One item of `Program::parse`'s list.
@@ -191,7 +204,7 @@ impl Template {
         let files = layers.over(Layer::read(reader)?)?;
         let events = read_texts(reader)?;
         let caps = read_texts(reader)?;
-        Ok(Template { name, entry, files, events, caps })
+        Ok(Template { name, entry, files, events, caps, script: false })
     }
 }
 

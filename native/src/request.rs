@@ -1,6 +1,7 @@
 //! One event, script or check on its way through a VM, and how each of its templates ended.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use mlua::ffi::lua_State;
@@ -38,9 +39,33 @@ pub struct Arrival {
     pub templates: Vec<Arc<Template>>,
     pub accepted: Instant,
     pub deadline: Instant,
+    pub weight: Option<Weight>,
+}
+
+/// What a request's payload holds of its tenant's bound, for as long as the request lives.
+pub struct Weight {
+    bytes: usize,
+    sum: Arc<AtomicUsize>,
+}
+
+impl Weight {
+    pub fn new(bytes: usize, sum: &Arc<AtomicUsize>) -> Self {
+        sum.fetch_add(bytes, Ordering::Relaxed);
+        Weight { bytes, sum: sum.clone() }
+    }
+}
+
+impl Drop for Weight {
+    fn drop(&mut self) {
+        self.sum.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
 }
 
 impl Arrival {
+    pub fn bytes(&self) -> usize {
+        self.event.payload.len()
+    }
+
     pub fn is_check(&self) -> bool {
         matches!(self.what, What::Check)
     }

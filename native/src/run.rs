@@ -98,7 +98,7 @@ impl Vm {
     pub fn failure(&self, status: i32) -> End {
         let text = self.take_text();
         match status {
-            ffi::LUA_ERRMEM => End::Limit(limits::MEMORY, limits::MEMORY_TEXT.into()),
+            _ if status == ffi::LUA_ERRMEM || self.dead.get() => End::Limit(limits::MEMORY, limits::MEMORY_TEXT.into()),
             _ => self.raised(text),
         }
     }

@@ -309,6 +309,14 @@ unsafe fn interrupt_slot<'a>(callbacks: usize) -> &'a AtomicPtr<()> {
     unsafe { &*(&raw mut (*callbacks).interrupt).cast::<AtomicPtr<()>>() }
 }
 
+/// For the VM thread, within a slice: the next poll calls the interrupt. The end of the slice takes it out again.
+///
+/// SAFETY: as for `interrupt_slot`.
+pub unsafe fn install_interrupt(callbacks: *mut ffi::lua_Callbacks) {
+    // SAFETY: by the caller.
+    unsafe { interrupt_slot(callbacks as usize).store(preempt::interrupt as *mut (), Ordering::Relaxed) };
+}
+
 impl Drop for Shared {
     fn drop(&mut self) {
         // SAFETY: nobody else knows the descriptor any more.

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use mlua::ffi::{self, lua_State};
 
 use crate::coroutine::thread_arg;
+use crate::limits;
 use crate::request::End;
 use crate::scheduler::{must_yield, raise, set, vm};
 use crate::thread::{Run, ThreadRef, Value, is_ended, set_cancelled, set_scheduled};
@@ -18,8 +19,23 @@ const MAX_WAIT: f64 = 366.0 * 86_400.0;
 
 /// Raises an error if no further thread may wait.
 unsafe fn may_wait(state: *mut lua_State, timer: bool) {
-    if let Some(text) = vm().cannot_wait(timer) {
-        unsafe { raise(state, text) }
+    let vm = vm();
+    if vm.cannot_wait(timer).is_some() {
+        vm.breach.set(Some(limits::CALLS));
+        let threads_max = vm.limits.threads_max;
+        let (what, max) =
+            if vm.waiting.get() >= threads_max { (c"threads are waiting", threads_max) } else { (c"timers", vm.limits.timers_max) };
+        unsafe { ffi::luaL_error(state, c"too many %s: %d may (limit: calls)".as_ptr(), what.as_ptr(), max as c_int) }
+    }
+}
+
+/// Raises an error if as many threads as may wait were already stopped in their midst: each of them may spawn more.
+unsafe fn may_spawn(state: *mut lua_State) {
+    let vm = vm();
+    if vm.ready.borrow().len() >= vm.limits.threads_max {
+        vm.breach.set(Some(limits::CALLS));
+        let max = vm.limits.threads_max as c_int;
+        unsafe { ffi::luaL_error(state, c"too many threads are running: %d may (limit: calls)".as_ptr(), max) }
     }
 }
 
@@ -83,6 +99,7 @@ unsafe fn anchor(state: *mut lua_State, co: *mut lua_State, first: c_int) -> (Th
 
 unsafe extern "C-unwind" fn task_spawn(state: *mut lua_State) -> c_int {
     unsafe {
+        may_spawn(state);
         let co = to_thread(state, 1);
         ffi::lua_replace(state, 1);
         let nargs = ffi::lua_gettop(state) - 1;

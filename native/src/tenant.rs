@@ -2,13 +2,13 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use crate::bucket::Bucket;
 use crate::program::Program;
 use crate::reaper;
-use crate::request::{Answer, Arrival, End, refused};
+use crate::request::{Answer, Arrival, End, Weight, refused};
 use crate::shared::{Out, OutKind, Shared};
 use crate::stats::Stats;
 use crate::thread::Task;
@@ -25,6 +25,9 @@ pub struct Slot {
     pub bytes: usize,
 }
 
+/// Payloads of one tenant's requests that have no answer yet.
+const QUEUE_BYTES_MAX: usize = 16 << 20;
+
 pub const EVENTS: usize = 0;
 pub const CHECKS: usize = 1;
 
@@ -36,6 +39,8 @@ pub struct Tenant {
     pub program: Option<Arc<Program>>,
     /// Requests that have no answer yet.
     pub open: usize,
+    /// What the payloads of these hold.
+    pub open_bytes: Arc<AtomicUsize>,
     pub place: Place,
     pub bucket: Bucket,
     /// The engine looks at this tenant at this time, or sooner.
@@ -59,7 +64,18 @@ impl Slot {
 
 impl Tenant {
     pub fn new(key: u64, place: Place, bucket: Bucket) -> Self {
-        Tenant { key, slots: Default::default(), last: CHECKS, program: None, open: 0, place, bucket, alarm: None, used: Instant::now() }
+        Tenant {
+            key,
+            slots: Default::default(),
+            last: CHECKS,
+            program: None,
+            open: 0,
+            open_bytes: Arc::default(),
+            place,
+            bucket,
+            alarm: None,
+            used: Instant::now(),
+        }
     }
 
     pub fn has_work(&self) -> bool {
@@ -72,7 +88,13 @@ impl Tenant {
         [other, self.last].into_iter().find(|&slot| self.slots[slot].has_work())
     }
 
-    pub fn queue(&mut self, shared: &Shared, slot: usize, arrival: Box<Arrival>) {
+    /// Whether another request fits into the queue.
+    pub fn has_room_for(&self, arrival: &Arrival, events_max: usize) -> bool {
+        self.open < events_max && self.open_bytes.load(Ordering::Relaxed) + arrival.bytes() <= QUEUE_BYTES_MAX
+    }
+
+    pub fn queue(&mut self, shared: &Shared, slot: usize, mut arrival: Box<Arrival>) {
+        arrival.weight = Some(Weight::new(arrival.bytes(), &self.open_bytes));
         self.open += 1;
         shared.stats.queued.fetch_add(1, Ordering::Relaxed);
         let slot = &mut self.slots[slot];

@@ -181,6 +181,12 @@ pub enum Task {
         wait: u64,
         value: Value,
     },
+    /// A thread that waits for nothing but its turn.
+    Deferred {
+        thread: ThreadRef,
+        wait: u64,
+        value: Value,
+    },
     /// A preempted run goes on.
     Continue(Run),
 }

@@ -75,7 +75,7 @@ impl From<Fault> for Refusal {
 
 type Crossed<T> = Result<T, Refusal>;
 
-const fn breach(limit: &'static str, text: &'static str) -> Refusal {
+pub const fn breach(limit: &'static str, text: &'static str) -> Refusal {
     Refusal { limit: Some(limit), text: Cow::Borrowed(text), path: Vec::new() }
 }
 

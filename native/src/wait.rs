@@ -13,12 +13,15 @@ use crate::park;
 use crate::request::End;
 use crate::shared::OutKind;
 use crate::thread::{Due, Task, ThreadRef, Timer, Value, WAIT_MASK, is_cancelled, is_ended, set_ended, set_scheduled, set_wait, wait_of};
+use crate::value::{Refusal, breach};
 use crate::vm::Vm;
 
 /// A host call that has no answer yet.
 pub struct Call {
     pub thread: ThreadRef,
     pub wait: u64,
+    /// What its arguments hold.
+    bytes: usize,
     /// What is kept for a job.
     _held: Option<Held>,
 }
@@ -28,6 +31,10 @@ pub enum Outgoing {
     HostCall(Vec<u8>),
     Job(Job),
 }
+
+/// Arguments of one VM's calls that have no answer yet.
+const CALLS_BYTES_MAX: usize = 8 << 20;
+pub const CALLS_TOO_LARGE: Refusal = breach(limits::CALLS, "the calls that wait hold more than 8 MiB of arguments (limit: calls)");
 
 /// A thread that goes on when another one has come to an end.
 pub struct Await {
@@ -80,7 +87,7 @@ impl Vm {
 
     pub fn queue_wait(&self, thread: ThreadRef, value: Value) {
         let wait = self.begin_wait(&thread);
-        self.ready.borrow_mut().push_back(Task::Wake { thread, wait, value });
+        self.ready.borrow_mut().push_back(Task::Deferred { thread, wait, value });
     }
 
     pub fn fire_timers(&self, now: Instant) {
@@ -133,11 +140,17 @@ impl Vm {
 
     // ---- host calls -----------------------------------------------------------------------------------
 
+    pub fn has_room_for_call(&self, bytes: usize) -> bool {
+        self.calls_bytes.get() + bytes <= CALLS_BYTES_MAX
+    }
+
     /// Sends a host call or a job, or keeps it until fewer are in flight. Its id is unique in the engine.
     pub fn wait_for_call(&self, thread: ThreadRef, outgoing: Outgoing, held: Option<Held>) {
         let wait = self.begin_wait(&thread);
         let call = self.shared.next_call.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        self.calls.borrow_mut().insert(call, Call { thread, wait, _held: held });
+        let bytes = if let Outgoing::HostCall(payload) = &outgoing { payload.len() } else { 0 };
+        self.calls_bytes.set(self.calls_bytes.get() + bytes);
+        self.calls.borrow_mut().insert(call, Call { thread, wait, bytes, _held: held });
         if self.calls_running.get() >= self.limits.host_calls_max {
             return self.calls_waiting.borrow_mut().push_back((call, outgoing));
         }
@@ -158,9 +171,10 @@ impl Vm {
 
     /// The answer of a call that was sent: its thread goes on, and the next call goes out.
     pub fn answer(&self, call: u64, value: Value) {
-        let Some(Call { thread, wait, .. }) = self.calls.borrow_mut().remove(&call) else {
+        let Some(Call { thread, wait, bytes, .. }) = self.calls.borrow_mut().remove(&call) else {
             return;
         };
+        self.calls_bytes.set(self.calls_bytes.get() - bytes);
         if let Value::Finished(Some(finished)) = &value
             // SAFETY: the reference keeps the thread.
             && let Some(origin) = unsafe { self.origin(thread.state) }
@@ -188,6 +202,7 @@ impl Vm {
 
     fn forget_call(&self, call: u64) {
         if let Some(call) = self.calls.borrow_mut().remove(&call) {
+            self.calls_bytes.set(self.calls_bytes.get() - call.bytes);
             self.end_wait(call.thread);
         }
     }
@@ -225,6 +240,17 @@ impl Vm {
         }
     }
 
+    /// Ends a thread that waited for its turn, as what runs is ended when the tenant's CPU time is used up: threads that
+    /// defer more of their kind would otherwise live on whatever flows back, and leave nothing for the next event.
+    pub fn drop_deferred(&self, thread: ThreadRef, wait: u64) {
+        // SAFETY: the reference keeps the thread.
+        if unsafe { is_ended(thread.state) || wait_of(thread.state) != wait } {
+            return self.end_wait(thread);
+        }
+        self.waiting.set(self.waiting.get() - 1);
+        self.drop_run(crate::thread::Run::new(thread), Some(limits::CPU_TEXT));
+    }
+
     // ---- going on -------------------------------------------------------------------------------------
 
     /// Continues a thread whose wait is over, unless something else resumed or ended it meanwhile.
@@ -242,7 +268,13 @@ impl Vm {
             if !current || is_ended(co) || ffi::lua_costatus(self.main, co) != ffi::LUA_COSUS {
                 return self.end_wait(thread);
             }
-            self.set_running(self.origin(co).map_or(0, |origin| origin.request));
+            let origin = self.origin(co);
+            if origin.as_ref().is_some_and(|origin| self.is_outdated(origin)) {
+                set_ended(co);
+                self.tell(co);
+                return self.end_wait(thread);
+            }
+            self.set_running(origin.map_or(0, |origin| origin.request));
             let nargs = self.push_value(&thread, value);
             self.waiting.set(self.waiting.get() - 1);
             let status = match nargs {
@@ -267,7 +299,8 @@ impl Vm {
                     nargs = 1;
                 }
                 Value::Since(start) => {
-                    ffi::lua_pushnumber(state, start.elapsed().as_secs_f64());
+                    // No finer than `os.clock`, and never less than was asked for.
+                    ffi::lua_pushnumber(state, (start.elapsed().as_secs_f64() * 1_000.0).ceil() / 1_000.0);
                     nargs = 1;
                 }
                 Value::Values(raw) => match crate::value::push_list(state, raw) {

@@ -45,7 +45,7 @@ import msgpack
 from pytw import _native
 program = msgpack.packb([["t", "init", {"init.luau": "return function(ctx) return ctx:event().data end"}, ["*"], ["*"]]])
 for limit in range(420_000, 1_420_000, 50_021):
-    e = _native.Engine(vm_memory_bytes=limit, cpu_bucket_ms=400, test_hooks=True)
+    e = _native.Engine(vm_memory_bytes=limit, vm_reserve_bytes=0, cpu_bucket_ms=400, test_hooks=True)
     e.set_program(1, program)
     e.submit_script(1, 1, "s", sys.argv[1].encode(), "E", b"{}")
     e.submit_event(1, 2, "E", b'{"a":[1,2,3]}')

@@ -4,20 +4,28 @@ use std::ffi::c_int;
 
 use mlua::ffi::{self, lua_State};
 
-use super::{Budget, Crossed, TOO_MANY, kind};
+use super::{Budget, Crossed, Refusal, TOO_MANY, breach, kind};
 use crate::api::blob;
 use crate::api::datetime::{DateTime, TimeDelta, Timezone};
 use crate::api::ints::{U64, push_integer};
 use crate::api::lazy::{Json, Lazy, Opaque, unreadable};
 use crate::json::{self, push_str};
+use crate::limits;
 use crate::marks;
 use crate::msgpack::{Item, Reader};
 use crate::object;
 use crate::string_map::StringMap;
 
+/// All results of one call. The link between processes carries no more at once (`limits.RECORD_BYTES_MAX`).
+const ANSWER_BYTES_MAX: usize = 8 << 20;
+const ANSWER_TOO_LONG: Refusal = breach(limits::SIZE, "the answer is longer than 8 MiB (limit: size)");
+
 /// Pushes the items of a list one by one, as results of a call; gives their number. On an error the stack is the
 /// caller's to reset.
 pub unsafe fn push_list(state: *mut lua_State, bytes: &[u8]) -> Crossed<c_int> {
+    if bytes.len() > ANSWER_BYTES_MAX {
+        return Err(ANSWER_TOO_LONG);
+    }
     let mut reader = Reader::new(bytes);
     let mut budget = Budget::new();
     let n = reader.array()?;

@@ -5,14 +5,14 @@ use std::ptr;
 
 use mlua::ffi::{self, lua_State};
 
-use super::{BYTES_MAX, Budget, Crossed, EXACT, NODES_MAX, Refusal, TOO_LONG, TOO_MANY, kind};
+use super::{BYTES_MAX, Budget, Crossed, EXACT, NODES_MAX, Refusal, TOO_LONG, TOO_MANY, breach, kind};
 use crate::api::blob::Blob;
 use crate::api::datetime::{DateTime, TimeDelta, Timezone};
 use crate::api::ints::{I64, U64};
 use crate::api::lazy::Lazy;
 use crate::event;
 use crate::json::bytes_at;
-use crate::limits::cut;
+use crate::limits::{self, cut};
 use crate::marks;
 use crate::msgpack::{self, Item, Reader};
 use crate::object::{Object, tag};
@@ -30,14 +30,21 @@ pub enum Null {
     Nil,
 }
 
-/// Appends `n` values from `first` on, each within its own bounds. What moves is taken from the script's objects only
+/// Values that one host call may take.
+const ARGS_MAX: c_int = 256;
+const TOO_MANY_ARGS: Refusal = breach(limits::SIZE, "a host call has more than 256 arguments (limit: size)");
+
+/// Appends `n` values from `first` on, all within one value's bounds. What moves is taken from the script's objects only
 /// when all of them have crossed.
 pub unsafe fn encode_all(state: *mut lua_State, first: c_int, n: c_int, null: Null, out: &mut Vec<u8>) -> Crossed<()> {
+    if n > ARGS_MAX {
+        return Err(TOO_MANY_ARGS);
+    }
     let mut taken = Vec::new();
     unsafe {
+        let limit = out.len() + BYTES_MAX;
+        let mut walk = Walk { state, limit, null, out, budget: Budget::new(), taken: &mut taken };
         for index in first..first + n {
-            let limit = out.len() + BYTES_MAX;
-            let mut walk = Walk { state, limit, null, out, budget: Budget::new(), taken: &mut taken };
             walk.value(index, 0).map_err(Refusal::with_path)?;
         }
         for object in taken {
