@@ -8,7 +8,9 @@ FACES  := pytw._native $(subst /,.,$(basename $(shell find pytw -name '*.pyx')))
 SOURCES := pyproject.toml Cargo.toml Cargo.lock native/Cargo.toml $(shell find native/src native/build pytw \
              -name '*.rs' -o -name '*.pyx' -o -name '*.pxd' -o -name backend.py)
 
-.PHONY: help setup build test test-asserts test-fast lint fmt types bench bench-table run docs ci
+SECONDS ?= 1800
+
+.PHONY: help setup build test test-asserts test-fast fuzz lint fmt types bench bench-table run docs ci
 .DELETE_ON_ERROR:
 
 help:            ## this list
@@ -41,6 +43,9 @@ test-asserts: $(BUILT) ## the engine's tests with Luau's own assertions, which .
 
 test-fast: $(BUILT) ## tests that take less than five seconds each
 	$(BIN)/python -m pytest tests -q -m 'not slow'
+
+fuzz: $(BUILT)   ## attack the engine with random input for SECONDS (1800); findings go to tests/fuzz/findings
+	$(BIN)/python -m tests.fuzz $(SECONDS)
 
 lint: $(BUILT) types ## every check that runs nothing
 	$(BIN)/ruff check .
