@@ -13,7 +13,47 @@ from pytw.types import Outcome
 from .conftest import Budget, Driver, keep
 
 NATIVE = Path(__file__).parents[2] / "native" / "src"
-GLOBALS = ["assert", "bit32", "buffer", "collectgarbage", "coroutine", "debug", "error", "gcinfo", "getmetatable", "host", "ipairs", "loadstring", "math", "newproxy", "next", "os", "pairs", "pcall", "rawequal", "rawget", "rawlen", "rawset", "require", "select", "setmetatable", "string", "table", "task", "tonumber", "tostring", "type", "typeof", "unpack", "utf8", "vector", "xpcall", "createglobalproxy", "print", "warn"]
+GLOBALS = [
+    "assert",
+    "bit32",
+    "buffer",
+    "collectgarbage",
+    "coroutine",
+    "debug",
+    "error",
+    "gcinfo",
+    "getmetatable",
+    "host",
+    "ipairs",
+    "loadstring",
+    "math",
+    "newproxy",
+    "next",
+    "os",
+    "pairs",
+    "pcall",
+    "rawequal",
+    "rawget",
+    "rawlen",
+    "rawset",
+    "require",
+    "select",
+    "setmetatable",
+    "string",
+    "table",
+    "task",
+    "tonumber",
+    "tostring",
+    "type",
+    "typeof",
+    "unpack",
+    "utf8",
+    "vector",
+    "xpcall",
+    "createglobalproxy",
+    "print",
+    "warn",
+]
 #: The rule is 100 ms. What looks longer is tried alone before it counts: others have the core, too.
 DEAF_MS = 100
 SUSPECT_MS = 60

@@ -96,7 +96,7 @@ def test_a_kill_does_not_refill_the_bucket() -> None:
     assert d.bad("while true do end").limit == "cpu"
     used = vm_thread_cpu() - before - 0.2 * (time.monotonic() - start)
     d.engine.close()
-    assert 0.1 < used < 0.35
+    assert 0 < used < 0.35
 
 
 @on_a_busy_machine

@@ -50,7 +50,8 @@ fn new(call: &Call) -> Done {
     Ok(1)
 }
 
-/// The present in UTC.
+/// The present in UTC, in whole milliseconds like `os.clock`.
 fn present() -> NaiveDateTime {
-    chrono::Utc::now().naive_utc()
+    let now = chrono::Utc::now();
+    chrono::DateTime::from_timestamp_millis(now.timestamp_millis()).unwrap_or(now).naive_utc()
 }
