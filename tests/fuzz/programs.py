@@ -95,6 +95,8 @@ MODULES = {
     "datetime": ["new", "timedelta_seconds"],
     "typesext": ["U64", "I64", "newlazystringmap", "randstring", "createglobalproxy", "castlazyvaluetolazymap"],
     "interop": ["memusage"],
+    "luau": ["format", "compile"],
+    "channel": ["OneshotChannel", "selectoneshots", "DelayChannel"],
 }
 CALLS = ["'x'", "'fail'", "'never'", "'a.b'", "''"]
 
