@@ -72,8 +72,9 @@ bench-table: bench ## the same, and bench/README.md from it
 run: $(BUILT)    ## serve, with nothing configured
 	@exec $(BIN)/tw serve
 
-docs: $(BUILT)   ## docs/configuration.md, from the configuration's types
+docs: $(BUILT)   ## docs/configuration.md and docs/luau, from the types they describe
 	$(BIN)/python -m pytw.config > docs/configuration.md
+	$(BIN)/python docs/luau_api.py
 
 # Tests last: their summary is the end of the output.
 ci: lint         ## what has to pass before a change lands
