@@ -82,7 +82,7 @@ def pages() -> dict[str, str]:
 def main() -> int:
     PAGES.mkdir(exist_ok=True)
     wanted = pages()
-    for stale in set(path.name for path in PAGES.glob("*.md")) - set(wanted):
+    for stale in {path.name for path in PAGES.glob("*.md")} - set(wanted):
         (PAGES / stale).unlink()
     for name, text in wanted.items():
         (PAGES / name).write_text(text)
