@@ -25,30 +25,40 @@ class Entry(NamedTuple):
     text: str
 
 
+def _net(text: str, opens: str, closes: str) -> int:
+    return text.count(opens) - text.count(closes)
+
+
 def read(source: str) -> tuple[str, list[Entry]]:
     """The head comment of a ``.d.luau`` file, and its declarations in order."""
     head: list[str] = []
     said: list[str] = []
     entries: list[Entry] = []
-    depth = 0
+    depth, unclosed = 0, ""
     for raw in source.splitlines():
         line = raw.strip()
-        if line.startswith("--- "):
+        if unclosed:
+            line = f"{unclosed} {line}" if not line.startswith("--") else unclosed
+        elif line.startswith("--- "):
             said.append(line[4:])
-        elif line.startswith("--"):
-            if not entries and depth == 0:
-                head.append(line[2:].removeprefix(" ") if line != "--!strict" else "")
-        elif not line:
-            if not entries:
-                head.append("")
-        elif line in ("end", "}", "},", "})", "}?"):
-            depth -= 1
-        else:
-            opens = line.endswith(("{", "(")) or line.startswith(("declare class", "declare extern type"))
-            code = line.rstrip("{(,").rstrip(" =:") if opens else line.rstrip(",")
-            entries.append(Entry(depth, code, " ".join(said)))
-            said = []
-            depth += opens
+            continue
+        elif line.startswith("--") or not line:
+            if not entries and line != "--!strict":
+                head.append(line[2:].removeprefix(" "))
+            continue
+        if _net(line, "(", ")") > 0:
+            unclosed = line
+            continue
+        unclosed = ""
+        if line == "end" or line.startswith("}"):
+            depth += _net(line, "{", "}") if line != "end" else -1
+            continue
+        is_class = line.startswith(("declare class", "declare extern type")) and not line.endswith(" end")
+        opens = is_class + _net(line, "{", "}")
+        code = line.rstrip(",").rstrip("{").rstrip(" =:") if opens else line.rstrip(",")
+        entries.append(Entry(depth, code, " ".join(said)))
+        said = []
+        depth += opens
     return "\n".join(head).strip(), entries
 
 

@@ -285,3 +285,30 @@ pub unsafe fn share_values(state: *mut lua_State, values: c_int) {
 pub fn destructed() -> Fault {
     "userdata has been destructed".into()
 }
+
+/// `members(object)`: the names of its methods and fields, for the tests that hold native/types to them.
+pub const TEST_HOOK: Named = (c"members", |call| {
+    let state = call.state;
+    call.push_table(0, 0);
+    // SAFETY: walks the upvalues of `__index`, which `make_metatable` has made of tables.
+    unsafe {
+        if ffi::lua_getmetatable(state, 1) == 0 {
+            return Ok(1);
+        }
+        ffi::lua_rawgetfield(state, -1, c"__index".as_ptr());
+        let (names, index) = (2, ffi::lua_gettop(state));
+        for upvalue in 1..=2 {
+            if ffi::lua_getupvalue(state, index, upvalue).is_null() || ffi::lua_type(state, -1) != ffi::LUA_TTABLE {
+                continue;
+            }
+            ffi::lua_pushnil(state);
+            while ffi::lua_next(state, -2) != 0 {
+                ffi::lua_settop(state, -2);
+                ffi::lua_pushvalue(state, -1);
+                ffi::lua_rawseti_(state, names, ffi::lua_objlen_(state, names) + 1);
+            }
+        }
+        ffi::lua_settop(state, names);
+    }
+    Ok(1)
+});

@@ -57,6 +57,9 @@ _FAILED_OUTCOMES = {
     "cancelled": Outcome.CANCELLED,
 }
 
+#: What a tree of built-ins has here, every template can require: the types that they share.
+LIBRARY_FOLDER = "templating-types/"
+
 _DEAF_BODY = DispatchResult.nothing_ran(Outcome.TIMEOUT, "the VM thread did not answer in time").body
 
 
@@ -175,6 +178,9 @@ class WorkerVmManager:
                     engine.close()
                 self._engines, self._generations[0] = [], -1
             self._options["builtins"] = msgpack.packb(dict(builtins.files))
+            self._options["library"] = msgpack.packb(
+                {path: text for path, text in builtins.files.items() if path.startswith(LIBRARY_FOLDER)}
+            )
             self._options["builtins_events"] = events
         self._engines = [self._start(index) for index in range(self._threads)]
         return events
