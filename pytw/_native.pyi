@@ -52,6 +52,7 @@ class Engine:
         builtins: bytes = ...,
         patches: bytes = ...,
         library: bytes = ...,
+        builtins_entry: str = ...,
         builtins_caps: list[str] = ...,
         builtins_events: list[str] = ...,
         runtime_info: bytes = ...,
@@ -72,6 +73,7 @@ class Engine:
             patches: files laid over the built-in ones, as a map like theirs: the first layer that has a path wins.
             library: files laid below those of every template, built-in or not, such as the library's types under
                 ``templating-types/``. Scripts of `submit_script` have the files of the built-in template.
+            builtins_entry: the module path that it starts at.
             builtins_caps: its capabilities; all by default.
             builtins_events: the events it listens for; ``["*"]``, the default, is every event.
             runtime_info: msgpack map ``{"links": {...}, "events": [...]}``, what `ctx.Runtime` tells without a host call.

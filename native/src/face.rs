@@ -36,7 +36,8 @@ impl Engine {
     #[pyo3(signature = (*, vm_memory_bytes=20 << 20, vm_reserve_bytes=None, cpu_bucket_ms=3_000, cpu_refill_percent=10, unbreakable_ms=50, slice_ms=5,
                         threads_max=2_000, timers_max=1_000, queue_events_max=1_000, host_calls_max=8, log_bytes_per_s=16_384,
                         error_bytes_max=4_096, source_bytes_max=262_144, idle_evict_ms=600_000, memory_budget_bytes=0,
-                        builtins=Vec::new(), patches=Vec::new(), library=Vec::new(), builtins_caps=vec!["*".to_string()],
+                        builtins=Vec::new(), patches=Vec::new(), library=Vec::new(), builtins_entry="init",
+                        builtins_caps=vec!["*".to_string()],
                         builtins_events=vec!["*".to_string()], runtime_info=vec![0x80], debug=false, blame_fd=-1, blame_slot=0,
                         test_hooks=false))]
     #[allow(clippy::too_many_arguments)]
@@ -59,6 +60,7 @@ impl Engine {
         builtins: Vec<u8>,
         patches: Vec<u8>,
         library: Vec<u8>,
+        builtins_entry: &str,
         builtins_caps: Vec<String>,
         builtins_events: Vec<String>,
         runtime_info: Vec<u8>,
@@ -84,7 +86,7 @@ impl Engine {
             error_bytes_max: error_bytes_max.max(64),
             idle_evict: Duration::from_millis(idle_evict_ms),
             memory_budget_bytes,
-            builtins: Template::builtins(&layers, &builtins_caps, &builtins_events),
+            builtins: Template::builtins(&layers, builtins_entry, &builtins_caps, &builtins_events),
             layers: layers.clone(),
             runtime_info: [&[0x91], &runtime_info[..]].concat().into(),
             debug,

@@ -211,10 +211,41 @@ fn bucket_name(call: &Call) -> Done {
 impl Object for Discord {
     const TAG: c_int = tag::DISCORD;
     const NAME: &'static CStr = c"DiscordActionExecutor";
-    const METHODS: &'static [Named] = remote! { Discord:
-        create_message "discord.create_message" (message)
-        get_guild "discord.get_guild" ()
+    const METHODS: &'static [Named] = &[
+        (c"create_message", |call| remote::<{ tag::DISCORD }>(call, "discord.create_message", &[message])),
+        (c"get_guild", |call| remote::<{ tag::DISCORD }>(call, "discord.get_guild", &[])),
+        (c"antiraid_check_reason", check_reason),
+        (c"guild_id", |call| tenant_id(call, false)),
+        (c"user_id", |call| tenant_id(call, true)),
+    ];
+}
+
+/// Bytes of a reason in the audit log.
+const REASON_BYTES_MAX: usize = 512;
+
+/// Nothing for a reason that Discord takes; else nil and what is wrong with it.
+fn check_reason(call: &Call) -> Done {
+    own::<{ tag::DISCORD }>(call)?;
+    let wrong = match call.bytes(2)?.len() {
+        0 => "Reason is empty",
+        1..=REASON_BYTES_MAX => return Ok(0),
+        _ => "Reason is too long",
     };
+    call.push_nil();
+    call.push_bytes(wrong.as_bytes());
+    Ok(2)
+}
+
+/// The tenant's id if it is a guild's, or a user's; else nil.
+fn tenant_id(call: &Call, is_user: bool) -> Done {
+    own::<{ tag::DISCORD }>(call)?;
+    let tenant = scheduler::vm().tenant;
+    if (tenant >> 63 == 1) == is_user {
+        call.push_bytes(name_of_tenant(tenant).as_bytes())
+    } else {
+        call.push_nil()
+    }
+    Ok(1)
 }
 
 impl Object for Runtime {

@@ -178,13 +178,13 @@ impl Template {
     }
 
     /// The built-in template. None if there is no built-in tree or it listens for nothing.
-    pub fn builtins(layers: &Layers, caps: &[String], events: &[String]) -> Option<Arc<Template>> {
+    pub fn builtins(layers: &Layers, entry: &str, caps: &[String], events: &[String]) -> Option<Arc<Template>> {
         if layers.builtins.is_empty() || events.is_empty() {
             return None;
         }
         let boxed = |texts: &[String]| texts.iter().map(|text| text.as_str().into()).collect();
         let (events, caps) = (boxed(events), boxed(caps));
-        Some(Arc::new(Template { name: BUILTINS.into(), entry: "init".into(), files: layers.root.clone(), events, caps, script: false }))
+        Some(Arc::new(Template { name: BUILTINS.into(), entry: entry.into(), files: layers.root.clone(), events, caps, script: false }))
     }
 
     /// One item of `Program::parse`'s list.

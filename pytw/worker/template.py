@@ -20,6 +20,8 @@ BUILTINS_DIR = Path(__file__).parent.parent / "builtins"
 SOURCE_SUFFIXES = frozenset({".luau", ".lua", ".json"})
 EVERY_EVENT = "*"
 RC_FILE = ".luaurc"
+#: The module that the reference's host evaluates for every event.
+ROOT_SCRIPT = "builtins.templateloop"
 
 
 class Template:
@@ -91,5 +93,10 @@ def read_tree(root: Path) -> dict[str, bytes]:
 
 
 def builtins_template(files: Mapping[str, bytes]) -> Template:
-    """The template ``$builtins``, which comes first for every tenant."""
-    return Template(TemplateSource(name=BUILTINS, files=files, events=frozenset({EVERY_EVENT})))
+    """The template ``$builtins``, which comes first for every tenant.
+
+    A tree with the reference's root script starts there (spec luau-api 1.1), others at their ``init``.
+    """
+    has_root = any(f"{ROOT_SCRIPT}{suffix}" in files for suffix in (".luau", ".lua"))
+    entry = ROOT_SCRIPT if has_root else "init"
+    return Template(TemplateSource(name=BUILTINS, entry=entry, files=files, events=frozenset({EVERY_EVENT})))

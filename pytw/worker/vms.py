@@ -181,6 +181,7 @@ class WorkerVmManager:
             self._options["library"] = msgpack.packb(
                 {path: text for path, text in builtins.files.items() if path.startswith(LIBRARY_FOLDER)}
             )
+            self._options["builtins_entry"] = builtins.entry
             self._options["builtins_events"] = events
         self._engines = [self._start(index) for index in range(self._threads)]
         return events

@@ -173,3 +173,40 @@ class TestOtherTree:
     def test_tree_that_is_not_there_is_named(self, tmp_path: Path):
         with pytest.raises(ConfigError, match="not a directory"):
             Worker(msgspec.structs.replace(spec(), builtins_dir=str(tmp_path / "no")), MemoryDb(), MemoryDiscord())
+
+
+@pytest.fixture
+async def with_tree(tmp_path):
+    """Starts a worker on a tree of files."""
+    started: list[WorkerThread] = []
+
+    async def start(files: dict[str, str], db: MemoryDb | None = None) -> WorkerThread:
+        for name, text in files.items():
+            path = tmp_path / name
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text)
+        placed = msgspec.structs.replace(spec(), builtins_dir=str(tmp_path))
+        started.append(WorkerThread(Worker(placed, db or MemoryDb(), MemoryDiscord())))
+        await started[-1].start()
+        return started[-1]
+
+    yield start
+    for thread in started:
+        await thread.kill()
+
+
+async def test_a_loop_starts_at_the_references_root_script(with_tree):
+    loop = "local n = require('./lib') return function() return { { type = 'ok', id = 'x', value = n + 1 } } end"
+    files = {"builtins.templateloop.luau": loop, "lib.luau": "return 4", "init.luau": "return { E = function() end }"}
+    thread = await with_tree(files)
+    result = await thread.dispatch_event(A, event("INTERACTION_CREATE"))
+    assert [(part.template, part.value) for part in result.templates] == [("x", 5)]
+
+
+async def test_templates_require_the_types_that_the_tree_has_for_all(with_tree):
+    db = MemoryDb()
+    db.put(A, template("t", "local s = require('./templating-types/shared') return function() return s end", "E"))
+    files = {"init.luau": "return { E = function() end }", "templating-types/shared.luau": "return 'shared'"}
+    thread = await with_tree(files, db)
+    result = await thread.dispatch_event(A, event("E"))
+    assert result.templates[-1].value == "shared"

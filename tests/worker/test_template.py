@@ -38,3 +38,8 @@ def test_program_is_the_list_of_its_items():
     (one,) = runnable([template("t", "return {}", "A")], 1, LIMITS)
     for count in (0, 1, 15, 16, 300):
         assert msgpack.unpackb(program([one.pack()] * count)) == [msgpack.unpackb(one.pack())] * count
+
+
+def test_a_tree_with_the_references_root_script_starts_there():
+    assert builtins_template({"init.luau": b"return {}"}).entry == "init"
+    assert builtins_template({"init.luau": b"", "builtins.templateloop.luau": b""}).entry == "builtins.templateloop"
