@@ -165,14 +165,6 @@ impl Call {
 
     // ---- the stack ------------------------------------------------------------------------------------
 
-    /// Room for `n` more values; before more than 16 are pushed.
-    pub fn room(&self, n: c_int) -> Result<(), Fault> {
-        if unsafe { ffi::lua_checkstack(self.state, n) } == 0 {
-            return Err("too many values".into());
-        }
-        Ok(())
-    }
-
     pub fn top(&self) -> c_int {
         self.count()
     }
@@ -208,10 +200,6 @@ impl Call {
             let data = ffi::lua_newbuffer(self.state, v.len()) as *mut u8;
             ptr::copy_nonoverlapping(v.as_ptr(), data, v.len());
         }
-    }
-
-    pub fn push_function(&self, function: Named) {
-        unsafe { push_function(self.state, function) }
     }
 
     pub fn push_object<T: Object>(&self, value: T) {

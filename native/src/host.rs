@@ -69,4 +69,4 @@ pub fn ask_then(call: &Call, name: &str, first: c_int, nargs: c_int, function: F
 }
 
 /// `host(name, ...)`, for tests of the engine itself.
-pub const TEST_HOOK: Named = (c"host", |call| ask(call, &call.text(1)?.to_string(), None, 2, call.count() - 1, Null::Refused));
+pub const TEST_HOOK: Named = (c"host", |call| ask(call, call.text(1)?, None, 2, call.count() - 1, Null::Refused));

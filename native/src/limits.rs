@@ -55,16 +55,21 @@ pub fn names(text: &str, limit: &str) -> bool {
 /// What the end of a text that was cut says.
 const CUT: &str = "... (cut)";
 
+/// The last place between two characters that is not past `at`.
+pub fn boundary(text: &str, at: usize) -> usize {
+    let mut at = at.min(text.len());
+    while !text.is_char_boundary(at) {
+        at -= 1;
+    }
+    at
+}
+
 /// At most `bytes_max` bytes of `text`, cut between two characters and marked.
 pub fn cut(mut text: String, bytes_max: usize) -> String {
     if text.len() <= bytes_max {
         return text;
     }
-    let mut end = bytes_max.saturating_sub(CUT.len());
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    text.truncate(end);
+    text.truncate(boundary(&text, bytes_max.saturating_sub(CUT.len())));
     text.push_str(CUT);
     text
 }

@@ -60,10 +60,6 @@ impl Charge {
             Ok(Charge { record, bytes: bytes as isize })
         }
     }
-
-    pub fn bytes(&self) -> usize {
-        self.bytes as usize
-    }
 }
 
 impl Drop for Charge {

@@ -8,7 +8,7 @@ use crate::api::{Library, Luau, channel, object};
 use crate::call::{Call, Done, Fault};
 use crate::chunk::{self, Style, chunk_name};
 use crate::thread::set_sealed;
-use crate::{format, program};
+use crate::{format, limits, program};
 
 /// `Chunk` is written in Luau: what it runs can be preempted.
 static SOURCE: Luau = Luau::new(include_bytes!("luau.luau"));
@@ -72,7 +72,7 @@ pub fn texts(call: &Call, raw: bool) -> Result<String, Fault> {
         }
         if raw && call.kind(index) == ffi::LUA_TSTRING {
             out.push_str(&String::from_utf8_lossy(call.bytes(index)?));
-            out.truncate(out.floor_char_boundary(format::TEXT_BYTES_MAX));
+            out.truncate(limits::boundary(&out, format::TEXT_BYTES_MAX));
         } else {
             // SAFETY: Luau called this function.
             unsafe { format::write(call.state, index, &mut out)? };
