@@ -228,6 +228,57 @@ class KvRecord:
         return f"{self.id}:{self.key}"
 
 
+@dataclass(frozen=True, slots=True)
+class GlobalEntry:
+    """What a tenant publishes for everybody. ``public_metadata`` and ``data`` are JSON texts."""
+
+    scope: str
+    key: str
+    version: int
+    short: str
+    public_metadata: bytes
+    data: bytes
+    public_data: bool = False
+    long: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GlobalRecord:
+    """One version of the global key-value store. ``public_metadata`` and ``data`` are JSON texts.
+
+    ``data`` is None in listings, and where whoever asks has to buy it first. ``opaque`` data is not for everybody's eyes.
+    """
+
+    key: str
+    version: int
+    scope: str
+    owner_type: str
+    owner_id: str
+    short: str
+    long: str | None
+    public_metadata: bytes
+    public_data: bool
+    price: int | None
+    review_state: str
+    created_at: datetime
+    last_updated_at: datetime
+    data: bytes | None = None
+
+    @property
+    def opaque(self) -> bool:
+        return self.price is not None or not self.public_data
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    """An object of a listing; ``key`` is as the tenant knows it."""
+
+    key: str
+    size: int
+    last_modified: datetime
+    etag: str | None = None
+
+
 @dataclass(slots=True)
 class Cursor:
     """Where a gateway shard goes on: everything up to ``sequence`` is done, and ``done_above`` besides.
@@ -261,6 +312,18 @@ class WorkerDb(Protocol):
     async def kv_list_scopes(self, tenant: int) -> list[str]: ...
     async def claim_expired(self, worker_id: int, workers: int, *, limit: int) -> list[tuple[int, KvRecord]]: ...
     async def finish_expired(self, tenant: int, record_id: str, version: int) -> None: ...
+    async def global_find(
+        self, tenant: int, scope: str, pattern: str, *, limit: int, skip: int = 0
+    ) -> list[GlobalRecord]: ...
+    async def global_get(self, tenant: int, scope: str, key: str, version: int) -> GlobalRecord | None: ...
+    async def global_create(self, tenant: int, entry: GlobalEntry) -> None: ...
+    async def global_delete(self, tenant: int, scope: str, key: str, version: int) -> None: ...
+    async def object_list(self, tenant: int, prefix: str, *, limit: int) -> list[ObjectInfo]: ...
+    async def object_exists(self, tenant: int, key: str) -> bool: ...
+    async def object_get(self, tenant: int, key: str) -> bytes: ...
+    async def object_put(self, tenant: int, key: str, data: bytes) -> None: ...
+    async def object_delete(self, tenant: int, key: str) -> None: ...
+    async def object_url(self, tenant: int, key: str, expires_s: int) -> str: ...
 
 
 class CursorSink(Protocol):

@@ -21,6 +21,15 @@ HOST_CAPABILITIES: Final = {
         r"(:\*|:(get|set|delete|find):.+|\[.+\]:(\*|(get|set|delete|find)(:.+)?))",
         "kv:*, kv:get:KEY, kv[SCOPE]:*, kv[SCOPE]:get, kv[SCOPE]:get:KEY; for get also set, delete, find",
     ),
+    "globalkv": (
+        r":access:(find|get|create|delete)",
+        "globalkv:access:find, globalkv:access:get, globalkv:access:create, globalkv:access:delete",
+    ),
+    "objectstorage": (
+        r":(list_files|file_exists|download_file|get_file_url|upload_file|delete_file)",
+        "objectstorage:list_files, objectstorage:file_exists, objectstorage:download_file, "
+        "objectstorage:get_file_url, objectstorage:upload_file, objectstorage:delete_file",
+    ),
     "kv.meta": (r":list_scopes", "kv.meta:list_scopes"),
 }
 

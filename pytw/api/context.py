@@ -71,6 +71,12 @@ class HealthLike(Protocol):
         """Notes the numbers of now; what comes back renders them as Prometheus text, in any thread."""
 
 
+class SignedObjects(Protocol):
+    """The part of `storage.objects.ObjectStore` that the API uses."""
+
+    async def open_link(self, owner: Id, key: str, *, expires: str, signature: str) -> bytes: ...
+
+
 class MockSay(Protocol):
     """The mock Discord of dev mode."""
 
@@ -96,6 +102,7 @@ class ApiContext:
     session: Callable[[str], Awaitable[str | None]] | None = None
     root_users: Collection[str] = ()
     mock: MockSay | None = None
+    objects: SignedObjects | None = None
     #: Set when the server drains: nothing new is run.
     draining: bool = False
 

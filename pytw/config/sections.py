@@ -78,7 +78,10 @@ class MetaSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 
 class Sites(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    api: Annotated[str, _url("Public address of this API, for templates (`ctx.Runtime:links`).")] = ""
+    api: Annotated[
+        str,
+        _url("Public address of this API: for templates (`ctx.Runtime:links`), and where URLs of their files lead."),
+    ] = ""
     frontend: Annotated[str, _url("Public address of the website, for templates.")] = ""
     docs: Annotated[str, _url("Public address of the documentation, for templates.")] = ""
 
@@ -88,18 +91,20 @@ class Servers(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class ObjectStorage(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    type: Annotated[Literal["local", "s3-like"], Meta(description="Where objects are kept.", extra={"later": True})] = (
-        "local"
-    )
+    type: Annotated[Literal["local", "s3-like"], Meta(description="Where templates' files are kept.")] = "local"
     base_path: Annotated[
-        str, _text("Folder (local) or prefix (s3-like). Empty: `objects` in `data_dir`.", later=True)
+        str,
+        _text(
+            "Folder (local; empty: `objects` in `data_dir`), or bucket and what all keys begin with (s3-like; empty: "
+            "`antiraid`), such as `bots/pytw`."
+        ),
     ] = ""
-    endpoint: Annotated[str, _text("HOST:PORT of the S3 service.", later=True)] = ""
-    secure: Annotated[bool, Meta(description="HTTPS to the S3 service.", extra={"later": True})] = False
-    cdn_secure: Annotated[bool, Meta(description="HTTPS in signed URLs.", extra={"later": True})] = False
-    cdn_endpoint: Annotated[str, _text("HOST:PORT in signed URLs. Empty: `endpoint`.", later=True)] = ""
-    access_key: Annotated[str, _text("Access key of the S3 service.", secret=True, later=True)] = ""
-    secret_key: Annotated[str, _text("Secret key of the S3 service.", secret=True, later=True)] = ""
+    endpoint: Annotated[str, _text("HOST:PORT of the S3 service.")] = ""
+    secure: Annotated[bool, Meta(description="HTTPS to the S3 service.")] = False
+    cdn_secure: Annotated[bool, Meta(description="HTTPS in signed URLs.")] = False
+    cdn_endpoint: Annotated[str, _text("HOST:PORT in signed URLs of the S3 service. Empty: `endpoint`.")] = ""
+    access_key: Annotated[str, _text("Access key of the S3 service.", secret=True)] = ""
+    secret_key: Annotated[str, _text("Secret key of the S3 service.", secret=True)] = ""
 
 
 class Addrs(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -25,6 +25,7 @@ from pytw.main.database import open_database, start_embedded
 from pytw.main.forkserver import ForkServer
 from pytw.main.health import Health
 from pytw.main.loop import new_event_loop
+from pytw.main.objects import open_objects
 from pytw.main.options import ServeOptions
 from pytw.main.reaper import reap_strangers
 from pytw.main.signals import Signals
@@ -119,8 +120,9 @@ class _Master:
         stack.enter_context(console(CONSOLE_PORT if options.console else 0))
         self._background(stack, reap_strangers())
         url = self._postgres.url if self._postgres is not None else config.meta.postgres_url
+        objects = open_objects(config, self._data_dir, f"http://{self._address}")
         database = await open_database(url, options.max_db_connections)
-        stores = Stores(database, config.limits)
+        stores = Stores(database, config.limits, objects)
         stack.push_async_callback(stores.close)
         if self._postgres is not None:
             self._background(stack, self._postgres.supervise())
@@ -154,6 +156,7 @@ class _Master:
                 session=partial(_session, stores),
                 root_users=frozenset(str(user) for user in config.discord_auth.root_users),
                 mock=upstream.mock.say if upstream.mock is not None else None,
+                objects=objects,
             )
         )
         stack.push_async_callback(api.close)
@@ -164,14 +167,19 @@ class _Master:
         health.started = True
         self._show(topology, mock_url=mock_url, url=url)
 
-    def _show(self, topology: Topology, *, mock_url: str | None, url: str) -> None:
+    @property
+    def _address(self) -> str:
+        """Where the API listens, fit for a URL."""
         host, port = self._listener.getsockname()[:2]
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+    def _show(self, topology: Topology, *, mock_url: str | None, url: str) -> None:
         database = "embedded PostgreSQL" if self._postgres is not None else without_password(url).partition("?")[0]
         print(  # noqa: T201 - the banner is what the command prints
             banner.text(
                 self._config,
                 topology,
-                address=f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
+                address=self._address,
                 mock_url=mock_url,
                 database=database,
                 console_port=CONSOLE_PORT if self._options.console else 0,

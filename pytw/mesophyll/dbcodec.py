@@ -13,7 +13,16 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from pytw.errors import ProtocolError
-from pytw.types import Cursor, KvRecord, TemplateSource, TenantGate, TenantState
+from pytw.types import (
+    Cursor,
+    GlobalEntry,
+    GlobalRecord,
+    KvRecord,
+    ObjectInfo,
+    TemplateSource,
+    TenantGate,
+    TenantState,
+)
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode_name = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
@@ -27,6 +36,11 @@ class Operation(NamedTuple):
     result: msgspec.msgpack.Decoder[Any]
     of_tenant: bool
     keywords: tuple[str, ...]
+
+    @property
+    def of_objects(self) -> bool:
+        """Whether the object store answers it, and not the database."""
+        return self.name.startswith("object_")
 
 
 def _operation(
@@ -54,6 +68,16 @@ OPERATIONS: Final[dict[str, Operation]] = {
         _operation("kv_list_scopes", (), list[str]),
         _operation("claim_expired", (int, int, int), list[tuple[int, KvRecord]], of_tenant=False, keywords=("limit",)),
         _operation("finish_expired", (str, int), None),
+        _operation("global_find", (str, str, int, int), list[GlobalRecord], keywords=("limit", "skip")),
+        _operation("global_get", (str, str, int), GlobalRecord | None),
+        _operation("global_create", (GlobalEntry,), None),
+        _operation("global_delete", (str, str, int), None),
+        _operation("object_list", (str, int), list[ObjectInfo], keywords=("limit",)),
+        _operation("object_exists", (str,), bool),
+        _operation("object_get", (str,), bytes),
+        _operation("object_put", (str, bytes), None),
+        _operation("object_delete", (str,), None),
+        _operation("object_url", (str, int), str),
     )
 }
 

@@ -17,8 +17,11 @@ from pytw.types import (
     Cursor,
     CursorSink,
     Forwarder,
+    GlobalEntry,
+    GlobalRecord,
     IdentifySlots,
     KvRecord,
+    ObjectInfo,
     Outcome,
     TemplateSource,
     TenantGate,
@@ -92,6 +95,38 @@ class DbClient(WorkerDb):
 
     async def finish_expired(self, tenant: int, record_id: str, version: int) -> None:
         await self._ask(tenant, "finish_expired", record_id, version)
+
+    async def global_find(
+        self, tenant: int, scope: str, pattern: str, *, limit: int, skip: int = 0
+    ) -> list[GlobalRecord]:
+        return cast(list[GlobalRecord], await self._ask(tenant, "global_find", scope, pattern, limit, skip))
+
+    async def global_get(self, tenant: int, scope: str, key: str, version: int) -> GlobalRecord | None:
+        return cast(GlobalRecord | None, await self._ask(tenant, "global_get", scope, key, version))
+
+    async def global_create(self, tenant: int, entry: GlobalEntry) -> None:
+        await self._ask(tenant, "global_create", entry)
+
+    async def global_delete(self, tenant: int, scope: str, key: str, version: int) -> None:
+        await self._ask(tenant, "global_delete", scope, key, version)
+
+    async def object_list(self, tenant: int, prefix: str, *, limit: int) -> list[ObjectInfo]:
+        return cast(list[ObjectInfo], await self._ask(tenant, "object_list", prefix, limit))
+
+    async def object_exists(self, tenant: int, key: str) -> bool:
+        return cast(bool, await self._ask(tenant, "object_exists", key))
+
+    async def object_get(self, tenant: int, key: str) -> bytes:
+        return cast(bytes, await self._ask(tenant, "object_get", key))
+
+    async def object_put(self, tenant: int, key: str, data: bytes) -> None:
+        await self._ask(tenant, "object_put", key, data)
+
+    async def object_delete(self, tenant: int, key: str) -> None:
+        await self._ask(tenant, "object_delete", key)
+
+    async def object_url(self, tenant: int, key: str, expires_s: int) -> str:
+        return cast(str, await self._ask(tenant, "object_url", key, expires_s))
 
 
 class CursorClient(CursorSink):

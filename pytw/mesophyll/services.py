@@ -13,7 +13,13 @@ from collections.abc import Awaitable
 import msgspec
 
 from pytw.errors import Forbidden, InternalError, ProtocolError, PytwError
-from pytw.limits import DB_OPERATIONS_TOTAL_MAX, DB_QUEUE_MAX, Limits
+from pytw.limits import (
+    DB_OPERATIONS_TOTAL_MAX,
+    DB_QUEUE_MAX,
+    OBJECT_OPERATIONS_MAX,
+    OBJECT_OPERATIONS_TOTAL_MAX,
+    Limits,
+)
 from pytw.mesophyll.channel import Call
 from pytw.mesophyll.dbcodec import Ask, pack_cursors, pack_result, unpack_ask, unpack_cursors
 from pytw.mesophyll.records import Kind, unpack_event
@@ -53,9 +59,12 @@ class Services:
         self._cursors = cursors
         self._slots = slots
         self._forwarder = forwarder
-        self._turns = Turns(
-            per_tenant=(limits or Limits()).db_operations_max,
-            total=DB_OPERATIONS_TOTAL_MAX,
+        per_tenant = (limits or Limits()).db_operations_max
+        self._db_turns = Turns(per_tenant=per_tenant, total=DB_OPERATIONS_TOTAL_MAX, waiting_max=DB_QUEUE_MAX)
+        # A bucket that answers slowly must not hold up the database.
+        self._object_turns = Turns(
+            per_tenant=min(per_tenant, OBJECT_OPERATIONS_MAX),
+            total=OBJECT_OPERATIONS_TOTAL_MAX,
             waiting_max=DB_QUEUE_MAX,
         )
         self._tasks: set[asyncio.Task[None]] = set()
@@ -76,6 +85,7 @@ class Services:
             self._require_tenant(link, call.tenant)
         elif not self._is_part_of(link, *ask.args[:2]):
             self._refuse(link, f"{ask.operation.name} of worker {ask.args[0]} of {ask.args[1]}")
+        turns = self._object_turns if ask.operation.of_objects else self._db_turns
         given_up = False
 
         def give_up() -> None:
@@ -84,13 +94,13 @@ class Services:
 
         def start() -> None:
             if given_up:
-                self._turns.done(call.tenant)
+                turns.done(call.tenant)
             else:
                 # Once started it runs to its end: a write that is cut off half way helps nobody.
-                self._run(call, self._operate(call.tenant, ask), turn=True)
+                self._run(call, self._operate(call.tenant, ask), turns)
 
         call.on_cancel = give_up
-        self._turns.submit(call.tenant, start)
+        turns.submit(call.tenant, start)
 
     async def _operate(self, tenant: int, ask: Ask) -> bytes:
         method = getattr(self._db, ask.operation.name)
@@ -135,13 +145,13 @@ class Services:
 
     # Inside
 
-    def _run(self, call: Call, work: Awaitable[bytes], *, turn: bool = False) -> asyncio.Task[None]:
-        task = asyncio.ensure_future(self._answer(call, work, turn=turn))
+    def _run(self, call: Call, work: Awaitable[bytes], turns: Turns | None = None) -> asyncio.Task[None]:
+        task = asyncio.ensure_future(self._answer(call, work, turns))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
 
-    async def _answer(self, call: Call, work: Awaitable[bytes], *, turn: bool) -> None:
+    async def _answer(self, call: Call, work: Awaitable[bytes], turns: Turns | None) -> None:
         try:
             call.answer(await work)
         except PytwError as error:
@@ -150,8 +160,8 @@ class Services:
             log.exception("%s of a worker failed", Kind(call.kind).name, extra={"tenant": call.tenant or None})
             call.fail(InternalError(f"{Kind(call.kind).name} failed: {type(error).__name__}"))
         finally:
-            if turn:
-                self._turns.done(call.tenant)
+            if turns is not None:
+                turns.done(call.tenant)
 
     def _require_tenant(self, link: Link, tenant: int) -> None:
         if worker_of(tenant, self._workers) != link.worker_id:

@@ -128,11 +128,12 @@ def checked_scopes(scopes: Sequence[str], *, writes: bool = False) -> list[str]:
     if len(scopes) > KV_SCOPES_MAX:
         raise RequestError(f"Scopes length may be at most {KV_SCOPES_MAX} long ({len(scopes)} given)")
     for scope in scopes:
-        _checked_text(scope, "Scope", KV_SCOPE_BYTES_MAX)
+        checked_text(scope, "Scope", KV_SCOPE_BYTES_MAX)
     return sorted(set(scopes))
 
 
-def _checked_text(text: str, what: str, bytes_max: int) -> str:
+def checked_text(text: str, what: str, bytes_max: int) -> str:
+    """Raises: RequestError, LimitExceeded."""
     try:
         size = len(text.encode())
     except UnicodeEncodeError:
@@ -148,12 +149,12 @@ def checked_key(key: str) -> str:
     """Raises: RequestError, LimitExceeded."""
     if not key:
         raise RequestError("Key is empty")
-    return _checked_text(key, "Key", KV_KEY_BYTES_MAX)
+    return checked_text(key, "Key", KV_KEY_BYTES_MAX)
 
 
 def like_pattern(pattern: str) -> str | None:
     """*pattern* as PostgreSQL takes it: None for everything, and a lone backslash at the end stands for itself."""
-    _checked_text(pattern, "Query", KV_KEY_BYTES_MAX)
+    checked_text(pattern, "Query", KV_KEY_BYTES_MAX)
     if pattern in ("%%", "%"):
         return None
     backslashes = len(pattern) - len(pattern.rstrip("\\"))
@@ -279,7 +280,7 @@ class KvStore:
         if limit < 1:
             raise RequestError("Limit must be at least 1")
         record_id, _, key = (after or "").partition(":")
-        _checked_text(after or "", "Cursor", KV_KEY_BYTES_MAX + 128)
+        checked_text(after or "", "Cursor", KV_KEY_BYTES_MAX + 128)
         arguments = (checked_scopes(scopes), like, key, record_id, min(limit, KV_FIND_ROWS_MAX))
         rows = await self._db.fetch(FIND, *_owner(tenant), *arguments)
         if rows and rows[-1]["bytes"] > KV_FIND_BYTES_MAX:
@@ -315,4 +316,4 @@ def new_id() -> str:
     return uuid.uuid4().hex
 
 
-__all__ = ["KvStore", "checked_key", "checked_scopes", "like_pattern"]
+__all__ = ["KvStore", "checked_key", "checked_scopes", "checked_text", "like_pattern"]

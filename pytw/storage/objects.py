@@ -6,76 +6,107 @@ listing shows another's. Source: reference `ObjectStore` (spec/http-schema-syste
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from errno import EISDIR, ENAMETOOLONG, ENOTDIR
 from pathlib import Path
 from typing import Any
 
+import obstore
 from obstore.exceptions import BaseError, NotFoundError
-from obstore.exceptions import PermissionDeniedError as Denied
 from obstore.store import LocalStore, S3Store
 
-from pytw.errors import ConfigError, LimitExceeded, NotFound, RequestError, StorageRefused, StorageUnavailable
-from pytw.limits import OBJECT_BYTES_MAX, OBJECT_KEY_BYTES_MAX, OBJECT_LIST_MAX
-from pytw.types import Id
+from pytw.errors import (
+    ConfigError,
+    Conflict,
+    LimitExceeded,
+    NotFound,
+    StorageRefused,
+    StorageUnavailable,
+    Unavailable,
+)
+from pytw.limits import OBJECT_BYTES_MAX, OBJECT_LIST_MAX
+from pytw.storage.objectkeys import checked_object_data, checked_object_key, checked_object_prefix, checked_url_life
+from pytw.storage.objectlinks import ObjectLinks
+from pytw.types import Id, ObjectInfo
+
+log = logging.getLogger(__name__)
 
 CALL_S_MAX = 10.0
+#: What a listing looks at before it gives up.
+LOOK_MAX = 100 * OBJECT_LIST_MAX
 
 
-@dataclass(frozen=True, slots=True)
-class ObjectInfo:
-    """An object of a listing; ``key`` is as the tenant knows it."""
-
-    key: str
-    size: int
-    last_modified: datetime
-
-
-def checked_object_key(key: str) -> str:
-    """Raises: RequestError, LimitExceeded."""
-    if any(part in ("", ".", "..") for part in key.split("/")) or not key.isprintable() or "\\" in key:
-        raise RequestError(f"not an object key: {key[:80]!r}", hint="no empty part, . or .. between slashes")
-    if len(key.encode()) > OBJECT_KEY_BYTES_MAX:
-        raise LimitExceeded("object key too long", hint=f"{OBJECT_KEY_BYTES_MAX} bytes at most")
-    return key
+# How a file system says that a path leads through a file, or that a file would take a folder's place.
+_NOT_A_FOLDER, _A_FOLDER, _NAME_TOO_LONG = (f"(os error {n})" for n in (ENOTDIR, EISDIR, ENAMETOOLONG))
 
 
 @contextmanager
 def _translated(what: str) -> Iterator[None]:
+    """Raises what obstore's errors mean to a tenant; the log has their words, which name paths of this machine."""
     try:
         yield
     except (NotFoundError, FileNotFoundError):
         raise NotFound(f"there is no object {what[:80]!r}") from None
-    except (BaseError, Denied, OSError) as error:
-        raise StorageUnavailable(
-            f"object storage is not available: {str(error).partition(chr(10))[0][:200]}"
-        ) from error
+    except (BaseError, OSError) as error:
+        text = str(error).partition("\n")[0]
+        if text.endswith(_NAME_TOO_LONG):
+            raise LimitExceeded("a part of the path between slashes is longer than this server's disk allows") from None
+        log.warning("object storage: %s", text)
+        raise StorageUnavailable("object storage is not available, try again") from error
+
+
+@contextmanager
+def _folders(*, writes: bool = False) -> Iterator[None]:
+    """On disk ``a`` cannot be both an object and the folder of ``a/b``: reading finds nothing there, writing is a conflict."""
+    try:
+        yield
+    except BaseError as error:
+        if not str(error).partition("\n")[0].endswith((_NOT_A_FOLDER, _A_FOLDER)):
+            raise
+        if writes:
+            raise Conflict("an object cannot have the name of a folder on this server's disk") from None
+        raise FileNotFoundError from None
 
 
 class ObjectStore:
     """Made by `local` or `s3`. All methods raise StorageUnavailable, besides their own."""
 
-    def __init__(self, store: LocalStore | S3Store) -> None:
+    def __init__(
+        self, store: LocalStore | S3Store, *, links: ObjectLinks | None = None, signer: S3Store | None = None
+    ) -> None:
         self._store = store
+        self._links = links
+        self._signer = signer
 
     @classmethod
-    def local(cls, directory: Path) -> ObjectStore:
-        """Objects as files below *directory*, which is made. Raises: StorageRefused."""
+    def local(cls, directory: Path, links: ObjectLinks | None = None) -> ObjectStore:
+        """Objects as files below *directory*, which is made; *links* are their URLs. Raises: StorageRefused."""
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise StorageRefused(f"cannot write {directory}: {error.strerror}") from error
-        return cls(LocalStore(directory, automatic_cleanup=True))
+        return cls(LocalStore(directory, automatic_cleanup=True), links=links)
 
     @classmethod
-    def s3(cls, bucket: str, options: Mapping[str, Any]) -> ObjectStore:
+    def s3(cls, bucket: str, options: Mapping[str, Any], *, prefix: str = "", public_endpoint: str = "") -> ObjectStore:
         """Objects in a bucket; *options* are obstore's (endpoint, access_key_id, secret_access_key, region).
 
         A plain ``http://`` endpoint is allowed, for a store on the same host.
+
+        Args:
+            prefix: what all keys begin with.
+            public_endpoint: takes the endpoint's place in URLs.
         Raises: ConfigError.
         """
+        store = cls._bucket(bucket, options, prefix)
+        public = cls._bucket(bucket, {**options, "endpoint": public_endpoint}, prefix) if public_endpoint else store
+        return cls(store, signer=public)
+
+    @staticmethod
+    def _bucket(bucket: str, options: Mapping[str, Any], prefix: str) -> S3Store:
         client = {
             "allow_http": str(options.get("endpoint", "")).startswith("http://"),
             "timeout": "5s",
@@ -83,7 +114,13 @@ class ObjectStore:
         }
         retry = {"max_retries": 2, "retry_timeout": timedelta(seconds=CALL_S_MAX)}
         try:
-            return cls(S3Store(bucket, config=dict(options), client_options=client, retry_config=retry))  # type: ignore[arg-type]
+            return S3Store(
+                bucket,
+                prefix=prefix or None,
+                config=dict(options),  # type: ignore[arg-type]
+                client_options=client,  # type: ignore[arg-type]
+                retry_config=retry,  # type: ignore[arg-type]
+            )
         except (BaseError, ValueError, TypeError) as error:
             raise ConfigError(f"object storage: {str(error).partition(chr(10))[0][:200]}") from error
 
@@ -92,42 +129,75 @@ class ObjectStore:
         return f"{owner.owner_type.value}s/{owner.owner_id}/"
 
     async def put(self, owner: Id, key: str, data: bytes) -> None:
-        """Write an object, whole or not at all. Raises: RequestError, LimitExceeded."""
+        """Write an object, whole or not at all. Raises: RequestError, LimitExceeded; on disk Conflict."""
         path = self._prefix(owner) + checked_object_key(key)
-        if len(data) > OBJECT_BYTES_MAX:
-            raise LimitExceeded("object too long", hint=f"{OBJECT_BYTES_MAX} bytes at most")
-        with _translated(key):
+        checked_object_data(data)
+        with _translated(key), _folders(writes=True):
             await self._store.put_async(path, data, use_multipart=False)
 
-    async def get(self, owner: Id, key: str) -> bytes:
-        """Raises: NotFound, RequestError."""
+    async def exists(self, owner: Id, key: str) -> bool:
+        """Raises: RequestError, LimitExceeded."""
         path = self._prefix(owner) + checked_object_key(key)
-        with _translated(key):
+        with suppress(NotFound), _translated(key), _folders():
+            await self._store.head_async(path)
+            return True
+        return False
+
+    async def get(self, owner: Id, key: str) -> bytes:
+        """Raises: NotFound, RequestError, LimitExceeded: also where somebody else has put more there than fits."""
+        path = self._prefix(owner) + checked_object_key(key)
+        with _translated(key), _folders():
             found = await self._store.get_async(path)
+            if (size := found.meta["size"]) > OBJECT_BYTES_MAX:
+                raise LimitExceeded(f"Data too large ({size:,} bytes, at most {OBJECT_BYTES_MAX:,})")
             return bytes(await found.bytes_async())
 
     async def delete(self, owner: Id, key: str) -> None:
         """Take an object away. Raises: NotFound on disk; S3 does not tell. RequestError."""
         path = self._prefix(owner) + checked_object_key(key)
-        with _translated(key):
+        with _translated(key), _folders():
             await self._store.delete_async(path)
 
+    async def url(self, owner: Id, key: str, expires_s: int) -> str:
+        """An address at which everybody may read the object for so long; that it exists is not looked at.
+
+        Raises: RequestError, LimitExceeded. Unavailable: this store has no addresses.
+        """
+        checked_object_key(key)
+        checked_url_life(expires_s)
+        if self._links is not None:
+            return self._links.url(owner, key, expires_s)
+        if self._signer is None:
+            raise Unavailable("this server gives no URLs of objects: it has neither an address of its own nor S3")
+        with _translated(key):
+            return await obstore.sign_async(
+                self._signer, "GET", self._prefix(owner) + key, expires_in=timedelta(seconds=expires_s)
+            )
+
+    async def open_link(self, owner: Id, key: str, *, expires: str, signature: str) -> bytes:
+        """The object of a URL that `url` gave. Raises: Forbidden, NotFound, RequestError."""
+        if self._links is None:
+            raise NotFound("this server serves no objects")
+        self._links.check(owner, key, expires=expires, signature=signature)
+        return await self.get(owner, key)
+
     async def list(self, owner: Id, prefix: str = "", *, limit: int = OBJECT_LIST_MAX) -> list[ObjectInfo]:
-        """Objects whose key starts with *prefix*, by key, at most *limit*. Raises: RequestError."""
-        folder = prefix.rpartition("/")[0]
-        if folder:
-            checked_object_key(folder)
+        """Objects whose key starts with *prefix*, by key, at most *limit*: one more than `OBJECT_LIST_MAX` tells
+        that there are more.
+
+        Raises: RequestError, LimitExceeded."""
+        folder = checked_object_prefix(prefix).rpartition("/")[0]
         mine = self._prefix(owner)
         found: list[ObjectInfo] = []
-        with _translated(prefix):
+        with suppress(NotFound), _translated(prefix), _folders():
             async for batch in self._store.list(mine + folder):
                 for item in batch:
                     key = item["path"].removeprefix(mine)
                     if item["path"].startswith(mine) and key.startswith(prefix):
-                        found.append(ObjectInfo(key, item["size"], item["last_modified"]))
-                if len(found) > 100 * OBJECT_LIST_MAX:
+                        found.append(ObjectInfo(key, item["size"], item["last_modified"], item["e_tag"]))
+                if len(found) > LOOK_MAX:
                     break
-        return sorted(found, key=lambda item: item.key)[: min(limit, OBJECT_LIST_MAX)]
+        return sorted(found, key=lambda item: item.key)[: min(limit, OBJECT_LIST_MAX + 1)]
 
 
 __all__ = ["ObjectInfo", "ObjectStore", "checked_object_key"]

@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import orjson
+
+from pytw.errors import NotFound, Unavailable
 from pytw.limits import Limits
 from pytw.storage.cursors import CursorStore
 from pytw.storage.globalkv import GlobalKvStore
@@ -11,14 +18,22 @@ from pytw.storage.pool import Database
 from pytw.storage.templates import TemplateStore
 from pytw.storage.tenants import TenantStore
 from pytw.storage.users import UserStore
-from pytw.types import WorkerDb
+from pytw.types import GlobalEntry, GlobalRecord, Id, ObjectInfo, WorkerDb
+
+if TYPE_CHECKING:
+    from pytw.storage.objects import ObjectStore
 
 
 class Stores:
     """Satisfies `types.WorkerDb`: its operations are the stores' own methods under the protocol's names."""
 
-    def __init__(self, db: Database, limits: Limits | None = None) -> None:
+    def __init__(self, db: Database, limits: Limits | None = None, objects: ObjectStore | None = None) -> None:
+        """
+        Args:
+            objects: None where there are none: every operation on them is refused.
+        """
         self.db = db
+        self._objects = objects
         self.kv = KvStore(db, limits)
         self.tenants = TenantStore(db)
         self.templates = TemplateStore(db, limits)
@@ -39,6 +54,71 @@ class Stores:
         self.kv_list_scopes = self.kv.list_scopes
         self.claim_expired = self.kv.claim_expired
         self.finish_expired = self.kv.finish_expired
+
+    @property
+    def objects(self) -> ObjectStore:
+        """Raises: Unavailable."""
+        if self._objects is None:
+            raise Unavailable("this server has no object storage")
+        return self._objects
+
+    # ---- the global key-value store, for a tenant ------------------------------------------------------
+
+    async def global_find(
+        self, _tenant: int, scope: str, pattern: str, *, limit: int, skip: int = 0
+    ) -> list[GlobalRecord]:
+        return await self.global_kv.find(scope, pattern, limit=limit, skip=skip)
+
+    async def global_get(self, _tenant: int, scope: str, key: str, version: int) -> GlobalRecord | None:
+        """None where there is no approved version. What has a price comes without its data: nobody has bought it."""
+        try:
+            found = await self.global_kv.get(scope, key, version)
+        except NotFound:
+            return None
+        return found if found.price is None else replace(found, data=None)
+
+    async def global_create(self, tenant: int, entry: GlobalEntry) -> None:
+        """Raises: what `GlobalKvStore.create` does."""
+        owner = Id.of(tenant)
+        await self.global_kv.create(
+            entry.scope,
+            entry.key,
+            entry.version,
+            owner_type=owner.owner_type.value,
+            owner_id=owner.owner_id,
+            data=orjson.Fragment(entry.data),
+            short=entry.short,
+            long=entry.long,
+            public_metadata=orjson.Fragment(entry.public_metadata),
+            public_data=entry.public_data,
+        )
+
+    async def global_delete(self, tenant: int, scope: str, key: str, version: int) -> None:
+        """Raises: NotFound: also where it belongs to somebody else."""
+        owner = Id.of(tenant)
+        await self.global_kv.delete(scope, key, version, owner_type=owner.owner_type.value, owner_id=owner.owner_id)
+
+    # ---- objects, by tenant ----------------------------------------------------------------------------
+
+    async def object_list(self, tenant: int, prefix: str, *, limit: int) -> list[ObjectInfo]:
+        return await self.objects.list(Id.of(tenant), prefix, limit=limit)
+
+    async def object_exists(self, tenant: int, key: str) -> bool:
+        return await self.objects.exists(Id.of(tenant), key)
+
+    async def object_get(self, tenant: int, key: str) -> bytes:
+        return await self.objects.get(Id.of(tenant), key)
+
+    async def object_put(self, tenant: int, key: str, data: bytes) -> None:
+        await self.objects.put(Id.of(tenant), key, data)
+
+    async def object_delete(self, tenant: int, key: str) -> None:
+        """What is not there is deleted already: S3 does not tell, so nobody does."""
+        with suppress(NotFound):
+            await self.objects.delete(Id.of(tenant), key)
+
+    async def object_url(self, tenant: int, key: str, expires_s: int) -> str:
+        return await self.objects.url(Id.of(tenant), key, expires_s)
 
     async def close(self) -> None:
         """Writes the last cursors and ends the connections."""

@@ -12,9 +12,18 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 
-from pytw.limits import DB_QUEUE_MAX
+from pytw.limits import DB_QUEUE_MAX, OBJECT_OPERATIONS_MAX, OBJECT_OPERATIONS_TOTAL_MAX
 from pytw.mesophyll import turns
-from pytw.types import KvRecord, TemplateSource, TenantGate, TenantState, WorkerDb
+from pytw.types import (
+    GlobalEntry,
+    GlobalRecord,
+    KvRecord,
+    ObjectInfo,
+    TemplateSource,
+    TenantGate,
+    TenantState,
+    WorkerDb,
+)
 
 IN_FLIGHT_MAX = 64
 #: The worker's own operations take turns like a tenant.
@@ -57,11 +66,15 @@ class Turns:
 
 
 class WorkerDB:
-    """Satisfies `types.WorkerDb` over another one, with `Turns`. Source: reference `WorkerDB` (spec 5.9)."""
+    """Satisfies `types.WorkerDb` over another one, with `Turns`. Source: reference `WorkerDB` (spec 5.9).
+
+    Objects have turns of their own: a bucket that answers slowly must not hold up the database.
+    """
 
     def __init__(self, db: WorkerDb, per_tenant: int) -> None:
         self._db = db
         self.turns = Turns(per_tenant)
+        self.object_turns = Turns(min(per_tenant, OBJECT_OPERATIONS_MAX), OBJECT_OPERATIONS_TOTAL_MAX)
 
     async def gates(self, worker_id: int, workers: int) -> list[TenantGate]:
         async with self.turns.turn(WORKER_ITSELF):
@@ -114,3 +127,45 @@ class WorkerDB:
     async def finish_expired(self, tenant: int, record_id: str, version: int) -> None:
         async with self.turns.turn(tenant):
             await self._db.finish_expired(tenant, record_id, version)
+
+    async def global_find(
+        self, tenant: int, scope: str, pattern: str, *, limit: int, skip: int = 0
+    ) -> list[GlobalRecord]:
+        async with self.turns.turn(tenant):
+            return await self._db.global_find(tenant, scope, pattern, limit=limit, skip=skip)
+
+    async def global_get(self, tenant: int, scope: str, key: str, version: int) -> GlobalRecord | None:
+        async with self.turns.turn(tenant):
+            return await self._db.global_get(tenant, scope, key, version)
+
+    async def global_create(self, tenant: int, entry: GlobalEntry) -> None:
+        async with self.turns.turn(tenant):
+            await self._db.global_create(tenant, entry)
+
+    async def global_delete(self, tenant: int, scope: str, key: str, version: int) -> None:
+        async with self.turns.turn(tenant):
+            await self._db.global_delete(tenant, scope, key, version)
+
+    async def object_list(self, tenant: int, prefix: str, *, limit: int) -> list[ObjectInfo]:
+        async with self.object_turns.turn(tenant):
+            return await self._db.object_list(tenant, prefix, limit=limit)
+
+    async def object_exists(self, tenant: int, key: str) -> bool:
+        async with self.object_turns.turn(tenant):
+            return await self._db.object_exists(tenant, key)
+
+    async def object_get(self, tenant: int, key: str) -> bytes:
+        async with self.object_turns.turn(tenant):
+            return await self._db.object_get(tenant, key)
+
+    async def object_put(self, tenant: int, key: str, data: bytes) -> None:
+        async with self.object_turns.turn(tenant):
+            await self._db.object_put(tenant, key, data)
+
+    async def object_delete(self, tenant: int, key: str) -> None:
+        async with self.object_turns.turn(tenant):
+            await self._db.object_delete(tenant, key)
+
+    async def object_url(self, tenant: int, key: str, expires_s: int) -> str:
+        async with self.object_turns.turn(tenant):
+            return await self._db.object_url(tenant, key, expires_s)

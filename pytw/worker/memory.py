@@ -3,11 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
+from urllib.parse import quote
 
-from pytw.types import DEFAULT_EVENTS, KvRecord, TemplateSource, TenantGate, TenantState
+from pytw.errors import Conflict, NotFound
+from pytw.storage.globalkv import checked_entry
+from pytw.storage.objectkeys import checked_object_data, checked_object_key, checked_object_prefix, checked_url_life
+from pytw.types import (
+    DEFAULT_EVENTS,
+    GlobalEntry,
+    GlobalRecord,
+    Id,
+    KvRecord,
+    ObjectInfo,
+    TemplateSource,
+    TenantGate,
+    TenantState,
+)
 
 _Place = tuple[int, str, tuple[str, ...]]
 
@@ -27,6 +43,9 @@ class MemoryDb:
         self.states: dict[int, TenantState] = {}
         self.records: dict[_Place, KvRecord] = {}
         self.due: list[tuple[int, KvRecord]] = []
+        #: By scope, key and version.
+        self.published: dict[tuple[str, str, int], GlobalRecord] = {}
+        self.objects: dict[tuple[int, str], tuple[bytes, datetime]] = {}
 
     def put(self, tenant: int, *templates: TemplateSource) -> None:
         """Replace the tenant's templates."""
@@ -109,3 +128,85 @@ class MemoryDb:
     async def finish_expired(self, tenant: int, record_id: str, version: int) -> None:
         await self._work("finish_expired", tenant)
         self.records = {place: r for place, r in self.records.items() if (r.id, r.version) != (record_id, version)}
+
+    async def global_find(
+        self, tenant: int, scope: str, pattern: str, *, limit: int, skip: int = 0
+    ) -> list[GlobalRecord]:
+        await self._work("global_find", tenant)
+        like = _like(pattern)
+        found = [r for r in self.published.values() if r.scope == scope and like.fullmatch(r.key)]
+        approved = sorted((r for r in found if r.review_state == "approved"), key=lambda r: (r.key, r.version))
+        return [replace(r, long=None, data=None) for r in approved[skip : skip + limit]]
+
+    async def global_get(self, tenant: int, scope: str, key: str, version: int) -> GlobalRecord | None:
+        await self._work("global_get", tenant)
+        found = self.published.get((scope, key, version))
+        if found is None or found.review_state != "approved":
+            return None
+        return found if found.price is None else replace(found, data=None)
+
+    async def global_create(self, tenant: int, entry: GlobalEntry) -> None:
+        await self._work("global_create", tenant)
+        checked_entry(entry)
+        place, owner, now = (entry.scope, entry.key, entry.version), Id.of(tenant), datetime.now(UTC)
+        if place in self.published:
+            raise Conflict(f"version {entry.version} of {entry.key} exists already")
+        self.published[place] = GlobalRecord(
+            key=entry.key,
+            version=entry.version,
+            scope=entry.scope,
+            owner_type=owner.owner_type.value,
+            owner_id=owner.owner_id,
+            short=entry.short,
+            long=entry.long,
+            public_metadata=entry.public_metadata,
+            public_data=entry.public_data,
+            price=None,
+            review_state="pending",
+            created_at=now,
+            last_updated_at=now,
+            data=entry.data,
+        )
+
+    async def global_delete(self, tenant: int, scope: str, key: str, version: int) -> None:
+        await self._work("global_delete", tenant)
+        found, owner = self.published.get((scope, key, version)), Id.of(tenant)
+        if found is None or (found.owner_type, found.owner_id) != (owner.owner_type.value, owner.owner_id):
+            raise NotFound(f"you have no version {version} of {key[:80]}")
+        del self.published[scope, key, version]
+
+    async def object_list(self, tenant: int, prefix: str, *, limit: int) -> list[ObjectInfo]:
+        await self._work("object_list", tenant)
+        checked_object_prefix(prefix)
+        found = sorted(key for owner, key in self.objects if owner == tenant and key.startswith(prefix))
+        return [self._info(tenant, key) for key in found[:limit]]
+
+    def _info(self, tenant: int, key: str) -> ObjectInfo:
+        data, at = self.objects[tenant, key]
+        return ObjectInfo(key, len(data), at, f'"{hashlib.sha256(data).hexdigest()[:32]}"')
+
+    async def object_exists(self, tenant: int, key: str) -> bool:
+        await self._work("object_exists", tenant)
+        return (tenant, checked_object_key(key)) in self.objects
+
+    async def object_get(self, tenant: int, key: str) -> bytes:
+        await self._work("object_get", tenant)
+        if (tenant, checked_object_key(key)) not in self.objects:
+            raise NotFound(f"there is no object {key[:80]!r}")
+        return self.objects[tenant, key][0]
+
+    async def object_put(self, tenant: int, key: str, data: bytes) -> None:
+        await self._work("object_put", tenant)
+        self.objects[tenant, checked_object_key(key)] = (checked_object_data(data), datetime.now(UTC))
+
+    async def object_delete(self, tenant: int, key: str) -> None:
+        await self._work("object_delete", tenant)
+        self.objects.pop((tenant, checked_object_key(key)), None)
+
+    async def object_url(self, tenant: int, key: str, expires_s: int) -> str:
+        """An address that looks like one; nobody serves it."""
+        await self._work("object_url", tenant)
+        checked_url_life(expires_s)
+        owner = Id.of(tenant)
+        place = f"{owner.owner_type.value}s/{owner.owner_id}/{quote(checked_object_key(key))}"
+        return f"memory:///objects/{place}?expires={int(datetime.now(UTC).timestamp()) + expires_s}"

@@ -23,8 +23,10 @@ from pytw.worker.context import RateLimits, VMContext
 from pytw.worker.context.botstats import BotStats
 from pytw.worker.context.boundary import OnCall
 from pytw.worker.context.discord import Discord, Rest
+from pytw.worker.context.globalkv import GlobalKv
 from pytw.worker.context.http import Http
 from pytw.worker.context.kv import Kv
+from pytw.worker.context.objectstorage import ObjectStorage
 from pytw.worker.context.runtime import Runtime, runtime_info
 from pytw.worker.currentuser import learn_current_user
 from pytw.worker.db import WorkerDB
@@ -109,7 +111,12 @@ class Worker:
             self.vms,
             self._caps_of,
             RateLimits(compat=spec.compat_ratelimits),
-            Kv(self.db).operations() | Discord(rest).operations() | runtime.operations() | self._http.operations(),
+            Kv(self.db).operations()
+            | GlobalKv(self.db, spec.links.get("frontend_url", "")).operations()
+            | ObjectStorage(self.db).operations()
+            | Discord(rest).operations()
+            | runtime.operations()
+            | self._http.operations(),
             on_call,
         )
         self.repeats = Repeats(template_log)
@@ -281,6 +288,7 @@ class Worker:
             "in_flight": self.dispatch.in_flight,
             "host_calls": self.context.in_flight,
             "db_waiting": self.db.turns.waiting,
+            "objects_waiting": self.db.object_turns.waiting,
             "programs": len(self.cache),
             "program_bytes": self.cache.bytes,
             "gates": len(self.state),

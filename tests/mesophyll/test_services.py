@@ -19,6 +19,7 @@ from pytw.routing import worker_of
 from pytw.storage.stores import Stores
 from pytw.types import CreateEvent, Cursor, KvRecord, Outcome, TemplateSource, TenantGate, TenantState, WorkerDb
 from tests.mesophyll.conftest import Pair
+from tests.storage.commons_contract import ENTRY, CommonsContract, Staff, StoresStaff
 from tests.storage.conftest import stores  # noqa: F401 - the contract's fixture
 from tests.storage.workerdb_contract import WorkerDbContract
 
@@ -124,8 +125,12 @@ class Routed:
         return ask
 
 
-class TestOverMesophyll(WorkerDbContract):
+class TestOverMesophyll(WorkerDbContract, CommonsContract):
     """The worker's database satisfies what the master's stores do."""
+
+    @pytest.fixture
+    def staff(self, stores: Stores) -> Staff:  # noqa: F811
+        return StoresStaff(stores)
 
     @pytest.fixture
     async def db(self, stores: Stores, served: Served) -> WorkerDb:  # noqa: F811
@@ -148,6 +153,16 @@ async def test_a_foreign_tenant_is_refused_for_every_operation_and_counted(serve
         db.kv_find(OTHERS, "%", [], limit=1),
         db.kv_list_scopes(OTHERS),
         db.finish_expired(OTHERS, "id", 1),
+        db.global_find(OTHERS, "s", "%", limit=1),
+        db.global_get(OTHERS, "s", "key", 1),
+        db.global_create(OTHERS, ENTRY),
+        db.global_delete(OTHERS, "s", "key", 1),
+        db.object_list(OTHERS, "", limit=1),
+        db.object_exists(OTHERS, "k"),
+        db.object_get(OTHERS, "k"),
+        db.object_put(OTHERS, "k", b""),
+        db.object_delete(OTHERS, "k"),
+        db.object_url(OTHERS, "k", 1),
         db.gates(0, 2),
         db.gates(1, 3),
         db.claim_expired(0, 2, limit=1),

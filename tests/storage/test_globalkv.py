@@ -21,7 +21,7 @@ async def test_only_approved_versions_are_seen(stores: Stores) -> None:
         await stores.global_kv.get("s", "key", 1)
     assert await stores.global_kv.find("s") == []
     await stores.global_kv.review("s", "key", 1, "approved")
-    assert (await stores.global_kv.get("s", "key", 1)).data == 1
+    assert (await stores.global_kv.get("s", "key", 1)).data == b"1"
     await stores.global_kv.review("s", "key", 1, "denied")
     assert await stores.global_kv.find("s") == []
 

@@ -25,15 +25,19 @@ def _extension(code: int, data: bytes) -> Any:
     raise RequestError("only plain values are allowed here: nil, boolean, number, string, table")
 
 
-def plain(value: bytes) -> Any:
+def _bytes(code: int, data: bytes) -> bytes | None:
+    return data if code in (values.RAW_TEXT, values.BUFFER) else None
+
+
+def plain(value: bytes, *, bytes_max: int = PLAIN_BYTES_MAX) -> Any:
     """A value as JSON knows it.
 
     Raises:
         RequestError: it holds something that JSON has no form for.
         LimitExceeded: it is longer than anything that is wanted as JSON; looking at it would hold the loop.
     """
-    if len(value) > PLAIN_BYTES_MAX:
-        raise LimitExceeded(f"the argument is longer than {PLAIN_BYTES_MAX} bytes")
+    if len(value) > bytes_max:
+        raise LimitExceeded(f"the argument is longer than {bytes_max} bytes")
     try:
         found = msgpack.unpackb(value, strict_map_key=False, ext_hook=_extension)
     except (ValueError, TypeError, msgpack.UnpackException) as error:
@@ -91,6 +95,29 @@ class HostCall:
 
     def plain(self, index: int) -> Any:
         return plain(self.raw(index))
+
+    def content(self, index: int, what: str) -> bytes:
+        """The bytes of a string or a buffer."""
+        value = self.raw(index)
+        try:
+            found = msgpack.unpackb(value, strict_map_key=False, ext_hook=_bytes)
+        except (ValueError, TypeError, msgpack.UnpackException):
+            found = None
+        if isinstance(found, str):
+            return found.encode()
+        if not isinstance(found, bytes):
+            raise RequestError(f"{what} must be a string, a buffer or a Blob")
+        return found
+
+    def seconds(self, index: int, what: str) -> float:
+        """The length of a TimeDelta."""
+        try:
+            found = values.unpack(self.raw(index))
+        except ValueError:
+            found = None
+        if not isinstance(found, values.Interval):
+            raise RequestError(f"{what} must be a TimeDelta")
+        return found.seconds + found.nanos / 1e9
 
     def text(self, index: int, what: str) -> str:
         value = self.plain(index)

@@ -1,0 +1,51 @@
+"""Opens the object store that the configuration names: a folder of this machine, or an S3 bucket."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pytw.config import Config
+from pytw.errors import ConfigError
+from pytw.storage.objectlinks import ObjectLinks, read_key
+from pytw.storage.objects import ObjectStore
+
+FOLDER = "objects"
+KEY_FILE = "objects.key"
+BUCKET = "antiraid"
+REGION = "us-east-1"
+
+
+def open_objects(config: Config, data_dir: Path, address: str) -> ObjectStore:
+    """
+    Args:
+        address: where this server's API listens; URLs of objects on disk lead there unless ``sites.api`` says otherwise.
+    Raises:
+        StorageRefused: the folder or the key of URLs cannot be written. ConfigError.
+    """
+    settings = config.object_storage
+    if settings.type == "local":
+        folder = Path(settings.base_path).expanduser() if settings.base_path else data_dir / FOLDER
+        return ObjectStore.local(folder, ObjectLinks(read_key(data_dir / KEY_FILE), config.sites.api or address))
+    for key, value in (
+        ("endpoint", settings.endpoint),
+        ("access_key", settings.access_key),
+        ("secret_key", settings.secret_key),
+    ):
+        if not value:
+            raise ConfigError(f"object_storage.{key} is not set", hint="object_storage.type s3-like needs it")
+    bucket, _, prefix = (settings.base_path.strip("/") or BUCKET).partition("/")
+    options = {
+        "endpoint": _url(settings.endpoint, secure=settings.secure),
+        "access_key_id": settings.access_key,
+        "secret_access_key": settings.secret_key,
+        "region": REGION,
+    }
+    public = _url(settings.cdn_endpoint, secure=settings.cdn_secure) if settings.cdn_endpoint else ""
+    return ObjectStore.s3(bucket, options, prefix=prefix, public_endpoint=public)
+
+
+def _url(address: str, *, secure: bool) -> str:
+    return address if "://" in address else f"{'https' if secure else 'http'}://{address}"
+
+
+__all__ = ["open_objects"]

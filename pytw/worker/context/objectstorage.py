@@ -1,0 +1,84 @@
+"""``ctx.ObjectStorage``: the tenant's files. Source: reference `Bucket` (spec luau-api 4.3).
+
+Keys are checked here before anything leaves the worker, and once more by the store.
+"""
+
+from __future__ import annotations
+
+import math
+
+import msgpack
+
+from pytw.errors import LimitExceeded, RequestError
+from pytw.limits import OBJECT_LIST_MAX
+from pytw.storage.objectkeys import checked_object_data, checked_object_key, checked_object_prefix, checked_url_life
+from pytw.types import WorkerDb
+from pytw.worker.context import answers
+from pytw.worker.context.call import HostCall
+from pytw.worker.context.operation import Bucket, Handler, Need, Operation
+
+
+class ObjectStorage:
+    """``objectstorage.*``."""
+
+    def __init__(self, db: WorkerDb) -> None:
+        self._db = db
+
+    def operations(self) -> dict[str, Operation]:
+        return _operations(
+            {
+                "list_files": self.list_files,
+                "file_exists": self.file_exists,
+                "download_file": self.download_file,
+                "get_file_url": self.get_file_url,
+                "upload_file": self.upload_file,
+                "delete_file": self.delete_file,
+            }
+        )
+
+    async def list_files(self, call: HostCall) -> bytes:
+        prefix = "" if call.plain(0) is None else checked_object_prefix(call.text(0, "prefix"))
+        if not prefix and call.plain(0) is not None:
+            raise RequestError("the prefix is empty: leave it away to list every file")
+        found = await self._db.object_list(call.tenant, prefix, limit=OBJECT_LIST_MAX + 1)
+        if len(found) > OBJECT_LIST_MAX:
+            raise LimitExceeded(f"more than {OBJECT_LIST_MAX:,} files: use a longer prefix")
+        return answers.one(
+            [
+                {"key": item.key, "last_modified": item.last_modified, "size": item.size, "etag": item.etag}
+                for item in found
+            ]
+        )
+
+    async def file_exists(self, call: HostCall) -> bytes:
+        return answers.one(await self._db.object_exists(call.tenant, _key(call)))
+
+    async def download_file(self, call: HostCall) -> bytes:
+        return answers.one(msgpack.ExtType(answers.BLOB, await self._db.object_get(call.tenant, _key(call))))
+
+    async def get_file_url(self, call: HostCall) -> bytes:
+        key, life_s = _key(call), checked_url_life(math.floor(call.seconds(1, "expiry")))
+        return answers.one(await self._db.object_url(call.tenant, key, life_s))
+
+    async def upload_file(self, call: HostCall) -> bytes:
+        key, data = _key(call), checked_object_data(call.content(1, "data"))
+        await self._db.object_put(call.tenant, key, data)
+        return answers.NOTHING
+
+    async def delete_file(self, call: HostCall) -> bytes:
+        await self._db.object_delete(call.tenant, _key(call))
+        return answers.NOTHING
+
+
+def _key(call: HostCall) -> str:
+    return checked_object_key(call.text(0, "key"))
+
+
+def _operations(methods: dict[str, Handler]) -> dict[str, Operation]:
+    def operation(method: str, handler: Handler) -> Operation:
+        need = Need(
+            (f"objectstorage:{method}",), f"Object storage operation `{method}` not allowed in this template context"
+        )
+        return Operation(handler=handler, need=lambda _call: need, bucket=Bucket("objectstorage", method))
+
+    return {f"objectstorage.{method}": operation(method, handler) for method, handler in methods.items()}
