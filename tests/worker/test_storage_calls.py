@@ -1,0 +1,207 @@
+"""`ctx.GlobalKV` and `ctx.ObjectStorage` as a template sees them: real VM, real PostgreSQL, files on disk, restarts."""
+
+from pathlib import Path
+
+import pytest
+
+from pytw.storage.objectlinks import ObjectLinks
+from pytw.storage.objects import ObjectStore
+from pytw.storage.pool import open_pool
+from pytw.storage.stores import Stores
+from pytw.types import Id, Outcome
+from pytw.worker.thread import WorkerThread
+from pytw.worker.worker import Worker
+
+from .fakes import MemoryDiscord
+from .workerlike_contract import A, B, event, spec
+
+
+class World:
+    """Workers over one database and one folder."""
+
+    def __init__(self, stores: Stores) -> None:
+        self.stores = stores
+        self.worker = self._new()
+
+    def _new(self) -> WorkerThread:
+        return WorkerThread(Worker(spec(), self.stores, MemoryDiscord()))
+
+    async def restart(self) -> None:
+        await self.worker.kill()
+        self.worker = self._new()
+        await self.worker.start()
+
+    async def run(self, body: str, *, tenant: int = A, caps: tuple[str, ...] = ("*",)) -> object:
+        source = f"return {{ E = function(ctx)\n{body}\nend }}"
+        await self.stores.templates.put(
+            Id.of(tenant), "t", {"init.luau": source}, events=["E"], allowed_caps=list(caps)
+        )
+        await self.worker.refresh_tenant(tenant)
+        result = await self.worker.dispatch_event(tenant, event())
+        assert result.outcome is Outcome.OK, result.templates
+        return result.templates[-1].value
+
+    async def refusal(self, call: str, **options) -> object:
+        return await self.run(
+            f"local ok, told = pcall(function() return {call} end)\nreturn if ok then 'allowed' else tostring(told)",
+            **options,
+        )
+
+
+@pytest.fixture
+async def world(database_url: str, tmp_path: Path):
+    objects = ObjectStore.local(tmp_path, ObjectLinks(b"k" * 32, "http://127.0.0.1:1"))
+    found = World(Stores(await open_pool(database_url, 4), objects=objects))
+    await found.worker.start()
+    yield found
+    await found.worker.kill()
+    await found.stores.close()
+
+
+async def test_files_are_blobs_that_move(world: World):
+    body = """
+    local blob = require("@antiraid/datamgmt").newblob("from a blob")
+    local bucket = ctx.ObjectStorage
+    bucket:upload_file("a/blob", blob)
+    bucket:upload_file("a/text", "\\255\\0")
+    bucket:upload_file("buffer", buffer.fromstring("abc"))
+    local found = {}
+    for _, file in bucket:list_files() do
+        table.insert(found, {file.key, file.size, typeof(file.last_modified), type(file.etag)})
+    end
+    local back = bucket:download_file("a/text")
+    return {found, #blob, #back, buffer.tostring(back:tobuffer()) == "\\255\\0", bucket:file_exists("buffer"),
+        bucket:file_exists("a"), #bucket:list_files("a/"), bucket.bucket_name}
+    """
+    files = [
+        ["a/blob", 11, "DateTime", "string"],
+        ["a/text", 2, "DateTime", "string"],
+        ["buffer", 3, "DateTime", "string"],
+    ]
+    assert await world.run(body) == [files, 0, 2, True, True, False, 2, str(A)]
+
+
+async def test_files_outlive_a_restart_and_are_one_tenants(world: World):
+    await world.run("ctx.ObjectStorage:upload_file('k', 'kept')")
+    await world.restart()
+    read = "return buffer.tostring(ctx.ObjectStorage:download_file('k'):tobuffer())"
+    assert await world.run(read) == "kept"
+    assert await world.run("return #ctx.ObjectStorage:list_files()", tenant=B) == 0
+    assert await world.refusal("ctx.ObjectStorage:download_file('k')", tenant=B) == "there is no object 'k'"
+    await world.run("ctx.ObjectStorage:delete_file('k')", tenant=B)
+    assert await world.run(read) == "kept"
+    assert await world.run("ctx.ObjectStorage:delete_file('k') return ctx.ObjectStorage:file_exists('k')") is False
+
+
+@pytest.mark.parametrize(
+    ("call", "told"),
+    [
+        ("upload_file('../x', 'y')", "not a path of an object: '../x': it has an empty part, . or .. between slashes"),
+        ("upload_file(string.rep('x', 2049), 'y')", "Path length too long (2,049 bytes, at most 2,048)"),
+        ("upload_file('x', buffer.create(524289))", "Data too large (524,289 bytes, at most 524,288)"),
+        ("list_files('')", "the prefix is empty: leave it away to list every file"),
+        ("get_file_url('x', require('@antiraid/datetime').UTC)", "expiry must be a TimeDelta"),
+        (
+            "upload_file(string.rep('x', 300), 'y')",
+            "a part of the path between slashes is longer than this server's disk allows",
+        ),
+    ],
+)
+async def test_files_that_cannot_be_are_refused_in_words(world: World, call: str, told: str):
+    assert await world.refusal(f"ctx.ObjectStorage:{call}") == told
+
+
+async def test_a_file_is_no_folder_on_disk(world: World):
+    await world.run("ctx.ObjectStorage:upload_file('a', 'x')")
+    told = "an object cannot have the name of a folder on this server's disk"
+    assert await world.refusal("ctx.ObjectStorage:upload_file('a/b', 'y')") == told
+    assert await world.run("return ctx.ObjectStorage:file_exists('a/b')") is False
+    assert await world.run("return #ctx.ObjectStorage:list_files('a/b')") == 0
+
+
+async def test_urls_live_for_a_timedelta(world: World):
+    body = "return ctx.ObjectStorage:get_file_url('a b', require('@antiraid/datetime').timedelta_minutes(5))"
+    assert str(await world.run(body)).startswith(f"http://127.0.0.1:1/objects/guilds/{A}/a%20b?expires=")
+
+
+CREATE = """
+local interop = require("@antiraid/interop")
+ctx.GlobalKV:create({
+    key = "key", version = 1, short = "what it is", long = "more", scope = "s", public_data = %s,
+    public_metadata = {none = interop.null, tags = {"a"}, list = setmetatable({}, interop.array_metatable)},
+    data = {n = {1, 2}, text = "x"},
+})
+"""
+
+
+async def test_what_one_tenant_publishes_another_gets_when_it_is_approved(world: World):
+    get = """
+    local interop = require("@antiraid/interop")
+    local found = ctx.GlobalKV:get("key", 1, "s")
+    if found == nil then return "nothing" end
+    local partial, data = found.partial, found.data
+    return {data.type, typeof(data.data), data.data.data.n[2], partial.public_metadata.none == interop.null,
+        partial.public_metadata.tags[1], typeof(partial.created_at), partial.owner_id, partial.long}
+    """
+    await world.run(CREATE % "true")
+    assert await world.run(get, tenant=B) == "nothing"
+    await world.stores.global_kv.review("s", "key", 1, "approved")
+    await world.restart()
+    assert await world.run(get, tenant=B) == ["Value", "Lazy", 2, True, "a", "DateTime", str(A), "more"]
+    find = "local all = ctx.GlobalKV:find('k%', 's') return {#all, all[1].key, all[1].long == nil, #ctx.GlobalKV:find('%%', 't')}"
+    assert await world.run(find, tenant=B) == [1, "key", True, 0]
+    assert await world.refusal("ctx.GlobalKV:delete('key', 1, 's')", tenant=B) == "you have no version 1 of key"
+    assert await world.refusal(f"(function() {CREATE % 'true'} end)()") == "version 1 of key exists already"
+    await world.run("ctx.GlobalKV:delete('key', 1, 's')")
+    assert await world.run(get, tenant=B) == "nothing"
+
+
+async def test_private_data_cannot_be_looked_into(world: World):
+    await world.run(CREATE % "false")
+    await world.stores.global_kv.review("s", "key", 1, "approved")
+    body = """
+    local opaque = ctx.GlobalKV:get("key", 1, "s").data.data
+    return {typeof(opaque), pcall(function() return opaque.data end)}
+    """
+    assert (await world.run(body, tenant=B))[:2] == ["Opaque", False]
+
+
+async def test_what_has_a_price_tells_where_to_buy_it(world: World):
+    store = world.stores.global_kv
+    await store.create("s", "key", 1, owner_type="staff", owner_id="1", data="secret", short="x", price=7)
+    await store.review("s", "key", 1, "approved")
+    body = "local found = ctx.GlobalKV:get('key', 1, 's') return {found.partial.price, found.data}"
+    assert await world.run(body) == [7, {"type": "PurchaseRequired", "purchase_url": f"/global-kvs/s/key/1?guild={A}"}]
+
+
+async def test_capabilities_bind(world: World):
+    caps = ("objectstorage:file_exists", "globalkv:access:find")
+    assert await world.run("return {ctx.ObjectStorage:file_exists('k'), #ctx.GlobalKV:find('%%', 's')}", caps=caps) == [
+        False,
+        0,
+    ]
+    for call, told in (
+        ("ctx.ObjectStorage:list_files()", "Object storage operation `list_files` not allowed"),
+        ("ctx.GlobalKV:get('k', 1, 's')", "Global KV operation `get` not allowed"),
+        (
+            "ctx:with({capabilities = {'globalkv:access:find'}}).ObjectStorage:file_exists('k')",
+            "`file_exists` not allowed",
+        ),
+    ):
+        assert told in str(await world.refusal(call, caps=caps))
+
+
+@pytest.mark.parametrize(
+    ("call", "burst", "bucket"),
+    [("ctx.GlobalKV:get('k', 1, 's')", 30, "get"), ("ctx.ObjectStorage:file_exists('k')", 75, "file_exists")],
+)
+async def test_rates_end_in_an_error_that_says_how_long(world: World, call: str, burst: int, bucket: str):
+    body = f"""
+    for count = 0, 2000 do
+        local ok, told = pcall(function() return {call} end)
+        if not ok then return {{count, (string.gsub(tostring(told), "[%d.]+", "N"))}} end
+    end
+    """
+    count, told = await world.run(body)
+    assert count >= burst
+    assert told == f"Global ratelimit hit for bucket '{bucket}', wait time: Nms"
