@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
+import msgpack
 import pytest
 from yarl import URL
 
 from pytw.api.capabilities import capability_warnings
 from pytw.errors import LimitExceeded, NotReady, ScriptError
 from pytw.types import USER_BIT, Id
+from pytw.worker.context.call import HostCall
 from tests.api.conftest import Api
 
 GOOD = {"files": {"init.luau": "return { MESSAGE = function(ctx) return 'ok' end }"}}
@@ -162,13 +165,31 @@ async def test_host_capabilities_that_no_call_asks_for_are_warned_of(api: Api) -
 
 
 def test_the_listed_capabilities_are_those_of_the_host_calls() -> None:
-    from pytw.worker.context import discord, kv, runtime
+    """Each call's own demand, and no call that is missing from the list."""
+    from pytw.api.capabilities import HOST_CAPABILITIES
+    from pytw.worker.context import discord, globalkv, kv, objectstorage, runtime
 
-    rooms: list[Any] = [discord.Discord(None), kv.Kv(None), runtime.Runtime(None, None, None, {})]  # type: ignore[arg-type]
-    calls = {name for room in rooms for name in room.operations()} - {"kv.getrecord", "kv.list_scopes"}
-    words = {"kv": "kv:{}:key", "discord": "discord:{}", "runtime": "runtime:{}"}
-    asked = [words[name.split(".")[0]].format(name.split(".")[1]) for name in calls]
-    assert capability_warnings([*asked, "kv.meta:list_scopes"]) == []
+    rooms: list[Any] = [
+        room(None)  # type: ignore[arg-type]
+        for room in (discord.Discord, kv.Kv, globalkv.GlobalKv, objectstorage.ObjectStorage)
+    ]
+    operations = {
+        name: operation
+        for room in [*rooms, runtime.Runtime(None, None, None, {})]  # type: ignore[arg-type]
+        for name, operation in room.operations().items()
+    }
+    asked: set[str] = set()
+    for name, operation in operations.items():
+        made = HostCall(5, msgpack.packb([1, "t", name, None, ["k", "s" if name == "kv.set" else ["s"], ["s"]]]))
+        assert operation.need is not None, name
+        asked |= set(operation.need(made).capabilities)
+    assert capability_warnings(asked) == []
+    assert {re.split(r"[:\[]", cap)[0] for cap in asked} == set(HOST_CAPABILITIES)
+    told = capability_warnings(f"{prefix}:nonsense" for prefix in HOST_CAPABILITIES)
+    assert len(told) == len(HOST_CAPABILITIES)
+    for cap in asked:
+        if cap.startswith(("globalkv", "objectstorage", "runtime", "kv.meta", "discord")):
+            assert any(cap in sentence for sentence in told), cap
 
 
 async def test_a_put_that_finds_its_worker_away_says_that_nothing_was_saved(api: Api) -> None:

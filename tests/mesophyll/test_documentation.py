@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from pathlib import Path
 
 from pytw import limits
 from pytw.mesophyll import records
 from pytw.mesophyll._framing import HEADER_BYTES
+from pytw.mesophyll.dbcodec import OPERATIONS
 from pytw.mesophyll.records import Kind
+from pytw.types import WorkerDb
 
 TEXT = (Path(__file__).parents[2] / "docs" / "mesophyll.md").read_text("utf-8")
 
@@ -21,6 +24,23 @@ def test_the_table_lists_every_kind_with_its_number_and_direction() -> None:
     assert {name: direction for _, name, direction in rows} == said
 
 
+def test_the_table_of_operations_is_the_protocol() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| ([^|]*)\| [^|]+ \|$", TEXT, re.MULTILINE)
+    said = {name: re.findall(r"`(\w+)`", arguments) for name, arguments in rows}
+    methods = {
+        name: list(inspect.signature(method).parameters)[1:]
+        for name, method in vars(WorkerDb).items()
+        if inspect.iscoroutinefunction(method)
+    }
+    assert set(OPERATIONS) == set(methods)
+    for name, operation in OPERATIONS.items():
+        parameters = methods[name]
+        assert ("tenant" in parameters[:1]) is operation.of_tenant, name
+        assert tuple(parameters[len(parameters) - len(operation.keywords) :]) == operation.keywords, name
+    assert said == {name: [p for p in parameters if p != "tenant"] for name, parameters in methods.items()}
+    assert list(said) == list(OPERATIONS)
+
+
 def test_the_layout_and_the_bounds_are_those_of_the_code() -> None:
     assert f"| {HEADER_BYTES} | | body |" in TEXT
     for words in (
@@ -28,6 +48,7 @@ def test_the_layout_and_the_bounds_are_those_of_the_code() -> None:
         f"At most {limits.REQUESTS_PENDING_MAX:,} requests",
         f"more than {limits.LINK_BUFFER_BYTES_MAX >> 20} MiB unread",
         f"HEARTBEAT every {limits.HEARTBEAT_MS} ms",
+        f"over tenants, at most {limits.DB_OPERATIONS_TOTAL_MAX} at a time",
         f"within {limits.HELLO_S:g} s",
     ):
         assert words in " ".join(TEXT.split()), words
