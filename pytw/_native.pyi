@@ -5,9 +5,9 @@ A tenant is its 64-bit key. A request id is used once per engine. Every request 
 also when its VM is replaced, the engine is closed or its thread fails.
 
 Limits by the names that results carry: ``cpu``, ``memory``, ``unbreakable`` (a stretch that cannot be preempted, in CPU
-time), ``depth`` and ``size`` (a value that crosses; ``size`` also a source), ``calls`` (host calls, threads and timers that wait, and what the arguments of the calls hold), and for what
-was shed ``queue`` and ``memory_budget``. A script can catch errors of ``unbreakable``, ``depth``, ``size`` and ``calls``; their
-text then names limit and value.
+time), ``depth`` and ``size`` (a value that crosses; ``size`` also a source), ``calls`` (host calls, threads and timers
+that wait, and what the arguments of the calls hold), and for what was shed ``queue`` and ``memory_budget``. A script can
+catch errors of ``unbreakable``, ``depth``, ``size`` and ``calls``; their text then names limit and value.
 """
 
 from typing import Final, final
