@@ -29,6 +29,7 @@ from pytw.main.console import console, port_of
 from pytw.main.loop import new_event_loop
 from pytw.main.options import ServeOptions
 from pytw.main.shards import ShardSet
+from pytw.main.specs import common_spec
 from pytw.main.topology import shards_of
 from pytw.mesophyll.client import MesophyllClient
 from pytw.mesophyll.proxies import CursorClient, DbClient, ForwardClient, IdentifyClient
@@ -65,19 +66,11 @@ def run_by_hand(config: Config, options: ServeOptions) -> int:
     """`tw serve --worker-type processpoolworker`, for debugging: without gateway shards, and with the rights of its caller."""
     assert options.worker_id is not None
     assert options.process_workers is not None
-    spec = WorkerSpec(
+    spec = msgspec.structs.replace(
+        common_spec(config, options),
         worker_id=options.worker_id,
         workers=options.process_workers,
         mesophyll=options.mesophyll,
-        vm_threads=options.threads_worker,
-        limits=config.limits,
-        links=config.links,
-        http_domains=tuple(config.templates.http_domains),
-        compat_ratelimits=config.templates.compat_ratelimits,
-        builtins_dir=options.builtins_dir,
-        log_level=config.log.level,
-        log_json=config.log.json,
-        worker_debug=options.worker_debug,
         console_port=port_of(options.worker_id) if options.console else 0,
         exit_on_deaf=True,
     )

@@ -10,12 +10,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
 from pytw.config import Config
 from pytw.limits import DEAF_MS, DRAIN_S
 from pytw.main.console import port_of
 from pytw.main.forkserver import ForkServer
 from pytw.main.options import ServeOptions
 from pytw.main.processes import Processes
+from pytw.main.specs import common_spec
 from pytw.main.threads import Threads
 from pytw.main.topology import Topology
 from pytw.main.upstream import Upstream
@@ -84,21 +87,13 @@ class Workers:
     def _spec(self, worker_id: int, epoch: int) -> WorkerSpec:
         around = self._around
         process = worker_id >= around.topology.threads
-        return WorkerSpec(
+        return msgspec.structs.replace(
+            common_spec(around.config, around.options),
             worker_id=worker_id,
             workers=around.topology.workers,
             epoch=epoch,
             mesophyll=self._server.address if process and self._server is not None else "",
-            vm_threads=around.options.threads_worker,
-            limits=around.config.limits,
-            links=around.config.links,
-            http_domains=tuple(around.config.templates.http_domains),
-            compat_ratelimits=around.config.templates.compat_ratelimits,
             discord=around.upstream.spec(around.topology.shards),
-            builtins_dir=around.options.builtins_dir,
-            log_level=around.config.log.level,
-            log_json=around.config.log.json,
-            worker_debug=around.options.worker_debug,
             console_port=port_of(worker_id) if process and around.options.console else 0,
             exit_on_deaf=process or around.options.exit_on_deaf_thread,
             drop_rights=process,
