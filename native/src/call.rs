@@ -96,7 +96,10 @@ impl Call {
     pub fn bad(&self, index: c_int, why: impl std::fmt::Display) -> Fault {
         let mut frame: ffi::lua_Debug = unsafe { std::mem::zeroed() };
         let known = unsafe { ffi::lua_getinfo(self.state, 0, c"n".as_ptr(), &raw mut frame) } != 0 && !frame.name.is_null();
-        let name = if known { unsafe { CStr::from_ptr(frame.name) }.to_string_lossy() } else { "function".into() };
+        let name = if known { unsafe { CStr::from_ptr(frame.name) } } else { c"function" };
+        // All methods are called by one function of their type. Luau keeps the name that was called for it.
+        let method = if name == c"namecall" { unsafe { ffi::lua_namecallatom(self.state, ptr::null_mut()) } } else { ptr::null() };
+        let name = if method.is_null() { name } else { unsafe { CStr::from_ptr(method) } }.to_string_lossy();
         format!("bad argument #{index} to '{name}' ({why})").into()
     }
 

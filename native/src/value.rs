@@ -37,6 +37,7 @@ mod kind {
     pub const BLOB: i8 = 9;
     pub const OPAQUE_JSON: i8 = 10;
     pub const JSON: i8 = 11;
+    pub const READ_ONLY: i8 = 12;
     pub const TIMESTAMP: i8 = -1;
 }
 
@@ -91,13 +92,14 @@ const TOO_SLOW: Refusal =
 
 struct Budget {
     nodes: u32,
+    depth_max: u32,
     tables: u32,
     end: Option<Instant>,
 }
 
 impl Budget {
     fn new() -> Self {
-        Budget { nodes: NODES_MAX, tables: 0, end: None }
+        Budget { nodes: NODES_MAX, depth_max: DEPTH_MAX, tables: 0, end: None }
     }
 
     /// Before each table's places are walked. The clock is read now and then: one table of a full VM takes about a millisecond.
@@ -113,7 +115,7 @@ impl Budget {
     }
 
     fn spend(&mut self, depth: u32) -> Crossed<()> {
-        if depth > DEPTH_MAX {
+        if depth > self.depth_max {
             return Err(TOO_DEEP);
         }
         self.nodes = self.nodes.checked_sub(1).ok_or(TOO_MANY)?;

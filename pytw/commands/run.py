@@ -20,7 +20,7 @@ from pytw.errors import PytwError, RequestError
 from pytw.fauxpas.mockdiscord.ids import general_channel
 from pytw.limits import Limits
 from pytw.types import CreateEvent, DispatchResult, Outcome, TemplateSource
-from pytw.worker.context.answers import JSON, LAZY_JSON, OPAQUE_JSON
+from pytw.worker.context.answers import JSON, LAZY_JSON, OPAQUE_JSON, READ_ONLY
 from pytw.worker.context.call import HostCall
 from pytw.worker.template import BUILTINS
 
@@ -50,6 +50,8 @@ class Trace:
 
 def _from_ext(kind: int, data: bytes) -> Any:
     """What only Luau makes an object of: the JSON that it is, or how long it is."""
+    if kind == READ_ONLY:
+        return _decoded(data)
     return orjson.loads(data) if kind in (LAZY_JSON, OPAQUE_JSON, JSON) else f"<{len(data)} bytes>"
 
 

@@ -337,7 +337,6 @@ class TestPlugins:
             "left": 0,
         }
 
-    @pytest.mark.xfail(reason="records are plain tables (spec luau-api 4.1)")
     def test_records_of_kv_are_read_only(self, server: Server, guild: int) -> None:
         assert self.run(server, guild, "KV")["read_only"] is True
 

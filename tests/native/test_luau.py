@@ -30,6 +30,11 @@ def lazy_json(value: Any) -> msgpack.ExtType:
     return msgpack.ExtType(8, json.dumps(value).encode())
 
 
+def read_only(**fields: Any) -> msgpack.ExtType:
+    """What records cross as (docs/values.md)."""
+    return msgpack.ExtType(12, msgpack.packb(fields))
+
+
 def http_response(request: dict[str, Any]) -> dict[str, Any]:
     """Sends back what was asked."""
     headers = [*request["headers"], ["X-Timeout", str(request.get("timeout_ms"))], ["X-Method", request["method"]]]
@@ -59,12 +64,12 @@ class Host:
                 return [self.kv.get((key, tuple(scopes))), found]
             case "kv.getrecord", [key, scopes]:
                 found = (key, tuple(scopes)) in self.kv
-                return [{"key": key, "scopes": scopes, "exists": found, "created_at": msgpack.Timestamp(1772172453)}]
+                return [read_only(key=key, scopes=scopes, exists=found, created_at=msgpack.Timestamp(1772172453))]
             case "kv.delete", [key, scopes]:
                 self.kv.pop((key, tuple(scopes)), None)
                 return []
             case "kv.find", [_, scopes]:
-                return [[{"key": key, "value": value} for (key, s), value in self.kv.items() if s == tuple(scopes)]]
+                return [[read_only(key=key, value=value) for (key, s), value in self.kv.items() if s == tuple(scopes)]]
             case "discord.create_message", [request]:
                 content = request["data"].get("content")
                 return [lazy_json({"id": "9", "channel_id": request["channel_id"], "content": content})]

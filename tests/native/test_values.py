@@ -228,6 +228,38 @@ def test_json_of_the_host_is_read_late_at_once_or_never(make):
     assert deep.limit == "depth"
 
 
+def read_only(table):
+    return msgpack.ExtType(12, msgpack.packb(table))
+
+
+def test_tables_of_the_host_may_be_read_only(make):
+    """Only the table itself: what it holds is as ever."""
+    driver = make()
+    answer = [read_only({"value": {"a": 1}}), read_only([1, 2])]
+    source = """local list = ...
+        assert(table.isfrozen(list[1]) and not table.isfrozen(list[1].value) and not table.isfrozen(list))
+        assert(not pcall(rawset, list[1], "value", 2) and not pcall(table.insert, list[2], 3))
+        list[1].value.a = 2
+        return list"""
+    assert answered(driver, source, answer).value == [{"value": {"a": 2}}, [1, 2]]
+    for wrong in (msgpack.ExtType(12, b"\x01"), msgpack.ExtType(12, b"\x80\x01"), msgpack.ExtType(12, b"")):
+        assert "read-only" in (error := answered(driver, "return 1", wrong).error) or "ends before" in error
+
+
+def test_what_could_be_stored_comes_back_within_a_record(make):
+    """A value of the greatest depth does, and each read-only table is a level."""
+    driver = make()
+    deepest: list[object] = []
+    for _ in range(64):
+        deepest = [deepest]
+    records = [read_only({"value": deepest})]
+    assert answered(driver, "return (...)[1].value", records).value == deepest
+    nested: object = {}
+    for _ in range(70):
+        nested = msgpack.ExtType(12, msgpack.packb(nested))
+    assert answered(driver, "return 1", nested).limit == "depth"
+
+
 def test_json_of_the_host_counts_as_the_scripts_memory(make):
     driver = make(vm_memory_bytes=4 << 20)
     text = b'"' + b"x" * 3_000_000 + b'"'

@@ -15,6 +15,7 @@ import orjson
 from pytw.errors import NotFound, StorageUnavailable
 from pytw.types import KvRecord, TemplateSource
 from pytw.worker import memory
+from pytw.worker.context.answers import READ_ONLY
 from pytw.worker.context.call import HostCall
 from pytw.worker.context.operation import Operation
 
@@ -125,8 +126,18 @@ def call(name: str, *args: object, caps: tuple[str, ...] = ("*",), tenant: int =
     return made
 
 
+class ReadOnly(dict):  # type: ignore[type-arg]
+    """A table that scripts cannot write to."""
+
+
+def _from_ext(code: int, data: bytes) -> object:
+    if code == READ_ONLY:
+        return ReadOnly(msgpack.unpackb(data, timestamp=3, ext_hook=_from_ext))
+    return msgpack.ExtType(code, data)
+
+
 async def results(operations: dict[str, Operation], made: HostCall) -> list:
     """What the boundary does, in the same order."""
     operation = operations[made.name]
     operation.admit(made)
-    return msgpack.unpackb(await operation.handler(made), timestamp=3)
+    return msgpack.unpackb(await operation.handler(made), timestamp=3, ext_hook=_from_ext)

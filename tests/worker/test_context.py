@@ -12,7 +12,7 @@ from pytw.worker.context.call import plain
 from pytw.worker.context.discord import Discord, checked_message, snowflake
 from pytw.worker.context.kv import Kv
 
-from .fakes import GUILD, MemoryDb, MemoryDiscord, call, results
+from .fakes import GUILD, MemoryDb, MemoryDiscord, ReadOnly, call, results
 
 
 def test_arguments_stay_the_bytes_they_came_as():
@@ -50,6 +50,11 @@ class TestKv:
         assert record["scopes"] == ["a", "b"]
         assert (record["key"], record["value"], record["exists"]) == ("k", 1, True)
         assert record["created_at"].year == 2026
+        assert isinstance(record, ReadOnly)
+        assert await results(kv, call("kv.getrecord", "none", ["a"])) == [
+            ReadOnly.fromkeys(("value", "created_at", "last_updated_at"))
+            | {"id": "", "key": "", "scopes": [], "exists": False}
+        ]
 
     async def test_deleted_key_is_gone(self, kv):
         await results(kv, call("kv.set", "k", 1, ["s"]))
@@ -65,6 +70,7 @@ class TestKv:
             await results(kv, call("kv.set", key, key, ["s"]))
         (records,) = await results(kv, call("kv.find", "a%", ["s"]))
         assert [(r["key"], r["value"]) for r in records] == [("a1", "a1"), ("a2", "a2")]
+        assert all(isinstance(r, ReadOnly) for r in records)
 
     async def test_find_refuses_to_give_a_part_for_the_whole(self, kv):
         for number in range(KV_FIND_ROWS_MAX):

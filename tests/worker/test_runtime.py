@@ -14,7 +14,7 @@ from pytw.worker.context.answers import JSON
 from pytw.worker.context.botstats import BotStats
 from pytw.worker.context.runtime import Runtime, runtime_info
 
-from .fakes import GUILD, MemoryDb, MemoryDiscord, call, results
+from .fakes import GUILD, MemoryDb, MemoryDiscord, ReadOnly, call, results
 
 LINKS = {"support_server": "s", "api_url": "a", "frontend_url": "f", "docs_url": "d"}
 
@@ -107,6 +107,7 @@ async def test_stats_are_asked_of_discord_now_and_then(world: World):
     for _ in range(3):
         (stats,) = await world.ask("stats")
     assert stats["last_started_at"] <= before
+    assert isinstance(stats, ReadOnly)
     del stats["last_started_at"]
     assert stats == {"total_cached_guilds": 4, "total_guilds": 7, "total_users": 3}
     assert len(world.discord.requests) == 1

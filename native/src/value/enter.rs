@@ -4,7 +4,7 @@ use std::ffi::c_int;
 
 use mlua::ffi::{self, lua_State};
 
-use super::{Budget, Crossed, Refusal, TOO_MANY, breach, kind};
+use super::{Budget, Crossed, DEPTH_MAX, Refusal, TOO_MANY, breach, kind};
 use crate::api::blob;
 use crate::api::datetime::{DateTime, TimeDelta, Timezone};
 use crate::api::ints::{U64, push_integer};
@@ -18,6 +18,8 @@ use crate::string_map::StringMap;
 
 /// All results of one call. The link between processes carries no more at once (`limits.RECORD_BYTES_MAX`).
 const ANSWER_BYTES_MAX: usize = 8 << 20;
+/// What the host puts around values that were stored may be as deep as this: a list of records, each of them read-only.
+const ENVELOPE_LEVELS: u32 = 3;
 const ANSWER_TOO_LONG: Refusal = breach(limits::SIZE, "the answer is longer than 8 MiB (limit: size)");
 
 /// Pushes the items of a list one by one, as results of a call; gives their number. On an error the stack is the
@@ -27,7 +29,7 @@ pub unsafe fn push_list(state: *mut lua_State, bytes: &[u8]) -> Crossed<c_int> {
         return Err(ANSWER_TOO_LONG);
     }
     let mut reader = Reader::new(bytes);
-    let mut budget = Budget::new();
+    let mut budget = Budget { depth_max: DEPTH_MAX + ENVELOPE_LEVELS, ..Budget::new() };
     let n = reader.array()?;
     if n > 64 {
         return Err("a call has more than 64 results".into());
@@ -76,6 +78,7 @@ unsafe fn push_one(state: *mut lua_State, reader: &mut Reader, depth: u32, budge
                 }
             }
             Item::Map(n) => push_map(state, reader, n, depth, budget)?,
+            Item::Ext(kind::READ_ONLY, v) => push_read_only(state, v, depth, budget)?,
             Item::Ext(kind, v) => push_ext(state, kind, v)?,
         }
     }
@@ -103,6 +106,19 @@ unsafe fn push_map(state: *mut lua_State, reader: &mut Reader, n: usize, depth: 
             push_one(state, reader, depth + 1, budget)?;
             ffi::lua_rawset(state, -3);
         }
+    }
+    Ok(())
+}
+
+/// A table that nothing writes to; what it holds is as ever.
+unsafe fn push_read_only(state: *mut lua_State, v: &[u8], depth: u32, budget: &mut Budget) -> Crossed<()> {
+    let mut reader = Reader::new(v);
+    unsafe {
+        push_one(state, &mut reader, depth + 1, budget)?;
+        if !reader.is_empty() || ffi::lua_type(state, -1) != ffi::LUA_TTABLE {
+            return Err("what is read-only is one table".into());
+        }
+        ffi::lua_setreadonly(state, -1, 1);
     }
     Ok(())
 }

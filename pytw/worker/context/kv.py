@@ -10,6 +10,7 @@ import msgpack
 from pytw.errors import LimitExceeded, RequestError
 from pytw.limits import KV_FIND_ROWS_MAX, KV_KEY_BYTES_MAX, KV_SCOPES_MAX, KV_VALUE_BYTES_MAX
 from pytw.types import KvRecord, WorkerDb
+from pytw.worker.context import answers
 from pytw.worker.context.call import HostCall
 from pytw.worker.context.operation import Bucket, Handler, Need, Operation
 
@@ -19,8 +20,14 @@ _LIST_OF_2 = b"\x92"
 _NOTHING = b"\x90"
 _NIL_FALSE = b"\x92\xc0\xc2"
 _FIELDS = ("id", "key", "value", "scopes", "exists", "created_at", "last_updated_at")
-_MISSING = b"\x91" + bytes(
-    msgpack.packb(
+
+
+def _pack(value: Any) -> bytes:
+    return bytes(msgpack.packb(value, datetime=True))
+
+
+_MISSING = _LIST_OF_1 + answers.read_only(
+    _pack(
         {
             "id": "",
             "key": "",
@@ -34,12 +41,8 @@ _MISSING = b"\x91" + bytes(
 )
 
 
-def _pack(value: Any) -> bytes:
-    return bytes(msgpack.packb(value, datetime=True))
-
-
 def _record(record: KvRecord) -> bytes:
-    """The record map; its value stays the bytes it was stored as."""
+    """The record, which is read-only; its value stays the bytes it was stored as."""
     values = {
         "id": _pack(record.id),
         "key": _pack(record.key),
@@ -49,7 +52,8 @@ def _record(record: KvRecord) -> bytes:
         "created_at": _time(record.created_at),
         "last_updated_at": _time(record.last_updated_at),
     }
-    return bytes([0x80 | len(_FIELDS)]) + b"".join(_pack(name) + values[name] for name in _FIELDS)
+    table = bytes([0x80 | len(_FIELDS)]) + b"".join(_pack(name) + values[name] for name in _FIELDS)
+    return answers.read_only(table)
 
 
 def _time(at: datetime) -> bytes:

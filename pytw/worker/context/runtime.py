@@ -59,7 +59,7 @@ class Runtime:
         return answers.NOTHING
 
     async def stats(self, _call: HostCall) -> bytes:
-        return answers.one(await self._stats.read())
+        return answers.one_read_only(await self._stats.read())
 
     async def links(self, _call: HostCall) -> bytes:
         return self._links
