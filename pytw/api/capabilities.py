@@ -9,28 +9,27 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
+
+def _actions(prefix: str, *actions: str) -> tuple[str, str]:
+    """The pattern and the words of ``PREFIX:ACTION``."""
+    return rf":({'|'.join(map(re.escape, actions))})", ", ".join(f"{prefix}:{action}" for action in actions)
+
+
+_RUNTIME = ("*", "gettenantstate", "settenantstate", "stats", "links", "eventlist", "getexposedvfs")
+_GLOBAL_KV = ("access:find", "access:get", "access:create", "access:delete")
+_OBJECTS = ("list_files", "file_exists", "download_file", "get_file_url", "upload_file", "delete_file")
+
 #: Prefix -> what may follow it, as a pattern and in words.
 HOST_CAPABILITIES: Final = {
-    "discord": (r":(create_message|get_guild)", "discord:create_message, discord:get_guild"),
-    "runtime": (
-        r":(\*|gettenantstate|settenantstate|stats|links|eventlist|getexposedvfs)",
-        "runtime:*, runtime:gettenantstate, runtime:settenantstate, runtime:stats, runtime:links, runtime:eventlist, "
-        "runtime:getexposedvfs",
-    ),
+    "discord": _actions("discord", "create_message", "get_guild"),
+    "runtime": _actions("runtime", *_RUNTIME),
     "kv": (
         r"(:\*|:(get|set|delete|find):.+|\[.+\]:(\*|(get|set|delete|find)(:.+)?))",
         "kv:*, kv:get:KEY, kv[SCOPE]:*, kv[SCOPE]:get, kv[SCOPE]:get:KEY; for get also set, delete, find",
     ),
-    "globalkv": (
-        r":access:(find|get|create|delete)",
-        "globalkv:access:find, globalkv:access:get, globalkv:access:create, globalkv:access:delete",
-    ),
-    "objectstorage": (
-        r":(list_files|file_exists|download_file|get_file_url|upload_file|delete_file)",
-        "objectstorage:list_files, objectstorage:file_exists, objectstorage:download_file, "
-        "objectstorage:get_file_url, objectstorage:upload_file, objectstorage:delete_file",
-    ),
-    "kv.meta": (r":list_scopes", "kv.meta:list_scopes"),
+    "kv.meta": _actions("kv.meta", "list_scopes"),
+    "globalkv": _actions("globalkv", *_GLOBAL_KV),
+    "objectstorage": _actions("objectstorage", *_OBJECTS),
 }
 
 
@@ -41,6 +40,6 @@ def capability_warnings(names: Iterable[str]) -> list[str]:
         prefix = re.split(r"[:\[]", name, maxsplit=1)[0].lower()
         if prefix in HOST_CAPABILITIES:
             pattern, known = HOST_CAPABILITIES[prefix]
-            if not re.fullmatch(prefix + pattern, name, re.DOTALL):
+            if not re.fullmatch(re.escape(prefix) + pattern, name, re.DOTALL):
                 found.append(f"no call asks for the capability {name[:64]!r}; there are {known}")
     return found

@@ -20,7 +20,7 @@ from pytw.luau.lint import Remark, lint
 from pytw.luau.tokens import tokens
 from pytw.types import TemplateSource
 
-_CAPABILITY = re.compile(rf"(?:{'|'.join(HOST_CAPABILITIES)})[:\[][\w*:\[\]-]+")
+_CAPABILITY = re.compile(rf"(?:{'|'.join(map(re.escape, HOST_CAPABILITIES))})[:\[][\w*:\[\]-]+")
 #: Where an error of the entry says that it is.
 _PLACE = re.compile(r'(?:\[string "/?|/)(?P<file>[^"\n:]+?)(?:"\])?:(?P<line>\d+):\s*')
 EVERY_EVENT = "*"
