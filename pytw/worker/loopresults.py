@@ -11,6 +11,7 @@ from typing import Any
 
 import msgpack
 
+from pytw import values
 from pytw.types import Outcome
 from pytw.worker.template import BUILTINS
 
@@ -81,8 +82,6 @@ def _part(reader: Any, body: bytes, start: int, error_bytes_max: int) -> tuple[b
 
 
 def _text(value: bytes, bytes_max: int) -> str:
-    from pytw import values
-
     found = values.unpack(value)
     raw = bytes(found) if isinstance(found, values.RawText) else str(found).encode()
     return raw[:bytes_max].decode(errors="replace")
