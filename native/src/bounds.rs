@@ -13,7 +13,7 @@ use mlua::ffi::{self, lua_State};
 use crate::event;
 use crate::isolate::BOOT_NAME;
 use crate::json::bytes_at;
-use crate::program;
+use crate::program::{self, Frames, SyntaxError};
 
 /// Steps that one pattern item or one search may take without a poll: about 50 ms.
 const STEPS_MAX: usize = 50_000_000;
@@ -258,7 +258,13 @@ unsafe extern "C-unwind" fn traceback(state: *mut lua_State) -> c_int {
 }
 
 /// Luau code whose frames poll: `<`, and a Luau face for a native comparator.
-const COMPARATORS: &[u8] = b"return function(a, b) return a < b end, function(f) return function(a, b) return f(a, b) end end";
+static COMPARATORS: LazyLock<Result<Box<[u8]>, SyntaxError>> = LazyLock::new(|| {
+    program::compile_with(
+        b"return function(a, b) return a < b end, function(f) return function(a, b) return f(a, b) end end",
+        2,
+        Frames::Hidden,
+    )
+});
 
 /// Replaces `name` in the table on top by `f`, with the original as upvalue 1 and the `more` values above the table.
 unsafe fn wrap(state: *mut lua_State, name: &CStr, f: ffi::lua_CFunction, more: c_int) {
@@ -285,7 +291,7 @@ pub unsafe fn install(state: *mut lua_State) {
         ffi::lua_settop(state, top);
 
         ffi::lua_getglobal(state, c"table".as_ptr());
-        if let Ok(code) = program::compile(COMPARATORS) {
+        if let Ok(code) = &*COMPARATORS {
             ffi::luau_load(state, BOOT_NAME.as_ptr(), code.as_ptr().cast(), code.len(), 0);
             ffi::lua_call(state, 0, 2);
             wrap(state, c"sort", sort, 2);

@@ -9,7 +9,7 @@ use crate::request::End;
 use crate::tenant::EVENTS;
 
 /// What an empty VM holds, about.
-const VM_BYTES: usize = 512 << 10;
+const VM_BYTES: usize = 256 << 10;
 /// Under pressure that cannot be relieved, look again this much later.
 const PAUSE: Duration = Duration::from_millis(5);
 /// This part of the budget is freed beyond what is wanted, if idle VMs hold it.

@@ -3,12 +3,13 @@
 //! SAFETY, for the whole file: as in `vm.rs`.
 
 use std::ptr;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use mlua::ffi::{self, lua_State};
 
 use crate::limits::{self, cut};
-use crate::request::{self, Answer, Arrival, CANCELLED, End, LIMIT_EXCEEDED, TIMEOUT};
+use crate::request::{self, Answer, Arrival, CANCELLED, End, LIMIT_EXCEEDED, TIMEOUT, Weight};
 use crate::thread::{Task, set_ended};
 use crate::vm::Vm;
 use crate::{check, errors, value};
@@ -64,11 +65,22 @@ impl Vm {
             0
         });
         match (status, complaint) {
-            (ffi::LUA_OK, None) => End::Ok(out),
+            (ffi::LUA_OK, None) => self.weighed(out),
             (ffi::LUA_OK, Some(value::Refusal { limit: Some(limit), text, .. })) => End::Limit(limit, text.into()),
             (ffi::LUA_OK, Some(refusal)) => End::Error(refusal.text.into()),
             _ => self.failure(status),
         }
+    }
+
+    /// A result, unless too much is there already that nobody has taken.
+    fn weighed(&self, out: Vec<u8>) -> End {
+        let (bytes, max) = (out.len(), limits::RESULTS_BYTES_MAX);
+        let all = self.results.load(Ordering::Relaxed) + bytes;
+        if bytes >= limits::RESULT_BYTES_FREE && all > max {
+            let text = format!("results of {all} bytes would wait to be taken, {max} may (limit: {})", limits::SIZE);
+            return End::Limit(limits::SIZE, text);
+        }
+        End::Ok(out, Weight::of_result(bytes, &self.results))
     }
 
     /// What an error that nobody caught means: the breach of a limit, if it is about the last one.

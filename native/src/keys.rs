@@ -13,13 +13,64 @@ const PLACES: usize = 256;
 const ARRAY: c_int = PLACES as c_int + 1;
 const KEY_BYTES_MAX: usize = 32;
 
+/// Places that a key may lie at, side by side: fifty keys share two hundred places without one driving another out.
+const WAYS: usize = 4;
+
+/// A key's string in Luau's heap, with its length and some of its bits.
+#[derive(Clone, Copy)]
+struct Key {
+    bytes: *const u8,
+    length: u32,
+    bits: u32,
+}
+
+const NO_KEY: Key = Key { bytes: std::ptr::null(), length: 0, bits: 0 };
+
 /// The strings of keys, and how large the objects and lists below each were the last time.
 pub struct Keys {
     /// Registry slot of a list that holds the strings of `held` at the same places, and after them the array metatable.
     pub list: c_int,
-    held: [Cell<(*const u8, usize)>; PLACES],
+    held: [Cell<Key>; PLACES],
+    /// Which of the places of a full set the next new key takes.
+    next: Cell<usize>,
     pub fields: [Cell<u8>; PLACES],
     pub items: [Cell<u8>; PLACES],
+}
+
+fn eight(bytes: &[u8]) -> u64 {
+    u64::from_le_bytes(bytes.try_into().unwrap_or_default())
+}
+
+fn four(bytes: &[u8]) -> u64 {
+    u64::from(u32::from_le_bytes(bytes.try_into().unwrap_or_default()))
+}
+
+/// Bits of a key: of its length, its first bytes and its last ones.
+fn bits_of(key: &[u8]) -> u64 {
+    let n = key.len();
+    let some = match n {
+        8.. => eight(&key[..8]) ^ eight(&key[n - 8..]).rotate_left(23),
+        4..8 => four(&key[..4]) | four(&key[n - 4..]) << 32,
+        1..4 => u64::from(key[0]) | u64::from(key[n / 2]) << 8 | u64::from(key[n - 1]) << 16,
+        0 => 0,
+    };
+    (some ^ n as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+}
+
+/// Whether two texts of the same length are equal; for short ones, without a call.
+fn same(a: &[u8], b: &[u8]) -> bool {
+    let n = b.len();
+    if n < 8 || n > KEY_BYTES_MAX || a.len() != n {
+        return a == b;
+    }
+    let mut at = 0;
+    while at + 8 < n {
+        if eight(&a[at..at + 8]) != eight(&b[at..at + 8]) {
+            return false;
+        }
+        at += 8;
+    }
+    eight(&a[n - 8..]) == eight(&b[n - 8..])
 }
 
 impl Keys {
@@ -37,7 +88,8 @@ impl Keys {
         };
         Box::new(Keys {
             list,
-            held: [const { Cell::new((std::ptr::null(), 0)) }; PLACES],
+            held: [const { Cell::new(NO_KEY) }; PLACES],
+            next: Cell::new(0),
             fields: [const { Cell::new(0) }; PLACES],
             items: [const { Cell::new(0) }; PLACES],
         })
@@ -49,34 +101,44 @@ impl Keys {
         unsafe { ffi::lua_rawgeti_(state, list, ARRAY) };
     }
 
-    /// The place of a key: from its length, its first bytes and its last one.
-    pub fn place(key: &[u8]) -> usize {
-        let mut first = [0; 8];
-        let n = key.len().min(8);
-        first[..n].copy_from_slice(&key[..n]);
-        let last = key.last().copied().unwrap_or(0);
-        let mixed = (u64::from_le_bytes(first) ^ (u64::from(last) << 32) ^ key.len() as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        (mixed >> 56) as usize
+    /// The place for what lies below an event of this name.
+    pub fn place(name: &[u8]) -> usize {
+        (bits_of(name) >> 56) as usize
     }
 
     /// Pushes the string of a key; the list is at `list` on the stack.
     pub unsafe fn push(&self, state: *mut lua_State, list: c_int, key: &[u8]) -> usize {
-        let place = Self::place(key);
-        let (known, bytes) = self.held[place].get();
-        // SAFETY: by the caller. The list keeps the string that `held` points into; Luau's strings stay where they are.
+        let bits = bits_of(key);
+        let set = (bits >> 56) as usize & !(WAYS - 1);
+        let mut free = None;
+        // SAFETY: by the caller. The list keeps the strings that `held` points into; Luau's strings stay where they are.
         unsafe {
-            if bytes == key.len() && !known.is_null() && std::slice::from_raw_parts(known, bytes) == key {
-                ffi::lua_rawgeti_(state, list, place as c_int + 1);
-                return place;
+            for place in set..set + WAYS {
+                let held = self.held[place].get();
+                if held.bytes.is_null() {
+                    free = Some(place);
+                    break;
+                }
+                if held.bits == bits as u32
+                    && held.length as usize == key.len()
+                    && same(std::slice::from_raw_parts(held.bytes, key.len()), key)
+                {
+                    ffi::lua_rawgeti_(state, list, place as c_int + 1);
+                    return place;
+                }
             }
+            let place = free.unwrap_or_else(|| {
+                self.next.set(self.next.get().wrapping_add(1));
+                set + self.next.get() % WAYS
+            });
             push_str(state, key);
             if key.len() <= KEY_BYTES_MAX {
                 ffi::lua_pushvalue(state, -1);
                 ffi::lua_rawseti_(state, list, place as c_int + 1);
-                self.held[place].set((bytes_at(state, -1).as_ptr(), key.len()));
+                self.held[place].set(Key { bytes: bytes_at(state, -1).as_ptr(), length: key.len() as u32, bits: bits as u32 });
             }
+            place
         }
-        place
     }
 }
 

@@ -46,6 +46,11 @@ pub const CPU_TEXT: &str = "CPU limit exceeded";
 pub const MEMORY_TEXT: &str = "memory limit exceeded; the VM was replaced";
 pub const BUDGET_TEXT: &str = "the worker is short of memory; the VM was replaced";
 
+/// Results of one tenant that Python has not taken yet: an event whose result does not fit ends with an error.
+pub const RESULTS_BYTES_MAX: usize = 32 << 20;
+/// Smaller ones are not counted: the number of requests bounds them.
+pub const RESULT_BYTES_FREE: usize = 4 << 10;
+
 /// Whether an error's text is about a breach of this limit. Scripts can catch such an error, and see the name and the
 /// value of the limit in it.
 pub fn names(text: &str, limit: &str) -> bool {

@@ -132,7 +132,22 @@ pub unsafe fn is_as_expected(state: *mut lua_State, used: usize, limit: usize) -
     record.used == used as isize && record.limit == limit as isize
 }
 
+/// What the pages of a VM's heap have room for and have never held, about: Luau has one page of 16 KB for each size of
+/// object, and most of them stay nearly empty (`pages`).
+const UNTOUCHED_BYTES: usize = 400 << 10;
+/// The other way round: what the system gives beyond what is alive, since it has 4 KB pages.
+const ROUNDING_BYTES: usize = 112 << 10;
+
 impl Vm {
+    /// What the VM holds of the system's memory, about. The limit of a VM counts whole pages of its heap, which is three
+    /// times as much for a small one.
+    pub fn resident_bytes(&self) -> usize {
+        // SAFETY: reads a number.
+        let alive = unsafe { ffi::lua_gc(self.main, ffi::LUA_GCCOUNT, 0) } as usize * 1024;
+        let used = self.used_bytes();
+        used.min((alive + ROUNDING_BYTES).max(used.saturating_sub(UNTOUCHED_BYTES)))
+    }
+
     /// Collects lazily while there is room, eagerly when live data and garbage could meet the limit. At the limit the
     /// garbage goes at once, since Luau does not collect when an allocation fails; what is full then is lost.
     pub fn look_after_memory(&self) {

@@ -13,7 +13,7 @@ use crate::api;
 use crate::chunk::{self, Style, chunk_name, push_chunk};
 use crate::isolate::{self, slot};
 use crate::json::{bytes_at, push_str};
-use crate::program::{self, SyntaxError};
+use crate::program::{self, Frames, SyntaxError};
 use crate::require;
 use crate::scheduler;
 use crate::thread::{ThreadRef, is_ended};
@@ -25,7 +25,7 @@ const TAG_FILES: c_int = 26;
 /// The Luau half: `(files, globals, modules, owner) -> require`, and with true as the fifth argument for an isolate's own.
 const MAKE_KEY: &CStr = c"pytw.require";
 static BOOT: std::sync::LazyLock<Result<Box<[u8]>, SyntaxError>> =
-    std::sync::LazyLock::new(|| program::compile(include_bytes!("boot.luau")));
+    std::sync::LazyLock::new(|| program::compile_with(include_bytes!("boot.luau"), 2, Frames::Hidden));
 
 /// The id under which an isolate's own `require` keeps its modules.
 const MAIN_ID: &[u8] = b"main";

@@ -44,7 +44,7 @@ pub fn dispatch(outcome: u8, limit: Option<&str>, parts: &[Part], meter: &Meter)
         uint(&mut out, end.outcome().into());
         optional(&mut out, end.limit());
         match end {
-            End::Ok(value) if !value.is_empty() => out.extend_from_slice(value),
+            End::Ok(value, _) if !value.is_empty() => out.extend_from_slice(value),
             _ => nil(&mut out),
         }
         optional(&mut out, end.error());

@@ -93,11 +93,18 @@ impl Pool {
 
 /// Compiles text. Bytecode handed in as text is a syntax error like any other.
 pub fn compile(text: &[u8]) -> Result<Box<[u8]>, SyntaxError> {
-    compile_at(text, 2)
+    compile_with(text, 2, Frames::Shown)
+}
+
+/// Whether the frames of a chunk can be seen: those of the engine's own need no lines, which each VM would hold.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Frames {
+    Shown,
+    Hidden,
 }
 
 /// The same at an optimisation level from 0 to 2.
-pub fn compile_at(text: &[u8], level: c_int) -> Result<Box<[u8]>, SyntaxError> {
+pub fn compile_with(text: &[u8], level: c_int, frames: Frames) -> Result<Box<[u8]>, SyntaxError> {
     let max = source_bytes_max();
     if text.len() > max {
         let text = format!("the source has {} bytes, more than the {max} allowed (limit: size)", text.len());
@@ -105,8 +112,9 @@ pub fn compile_at(text: &[u8], level: c_int) -> Result<Box<[u8]>, SyntaxError> {
     }
     let mut options = ffi::lua_CompileOptions::default();
     options.optimizationLevel = level;
-    options.debugLevel = 1;
-    options.typeInfoLevel = 1;
+    options.debugLevel = c_int::from(frames == Frames::Shown);
+    // Only machine code would need the types of functions.
+    options.typeInfoLevel = 0;
     // SAFETY: the options hold no pointers, and the compiler copies what it needs of the text.
     let bytecode = unsafe { ffi::luau_compile(text, options) };
     if bytecode.first() != Some(&0) {

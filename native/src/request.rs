@@ -42,7 +42,7 @@ pub struct Arrival {
     pub weight: Option<Weight>,
 }
 
-/// What a request's payload holds of its tenant's bound, for as long as the request lives.
+/// What a request's payload, or its result, holds of its tenant's bound, for as long as it lives.
 pub struct Weight {
     bytes: usize,
     sum: Arc<AtomicUsize>,
@@ -52,6 +52,11 @@ impl Weight {
     pub fn new(bytes: usize, sum: &Arc<AtomicUsize>) -> Self {
         sum.fetch_add(bytes, Ordering::Relaxed);
         Weight { bytes, sum: sum.clone() }
+    }
+
+    /// None for one that is too small to count.
+    pub fn of_result(bytes: usize, sum: &Arc<AtomicUsize>) -> Option<Self> {
+        (bytes >= limits::RESULT_BYTES_FREE).then(|| Weight::new(bytes, sum))
     }
 }
 
@@ -74,7 +79,7 @@ impl Arrival {
 /// How one template's run ended.
 pub enum End {
     /// One encoded value; empty for none.
-    Ok(Vec<u8>),
+    Ok(Vec<u8>, #[expect(dead_code, reason = "it counts until it is dropped")] Option<Weight>),
     Cancelled(Option<&'static str>),
     Error(String),
     Timeout,
@@ -84,7 +89,7 @@ pub enum End {
 impl End {
     pub fn outcome(&self) -> u8 {
         match self {
-            End::Ok(_) => OK,
+            End::Ok(..) => OK,
             End::Cancelled(_) => CANCELLED,
             End::Error(_) => SCRIPT_ERROR,
             End::Timeout => TIMEOUT,
@@ -98,7 +103,7 @@ impl End {
 
     pub fn error(&self) -> Option<&str> {
         match self {
-            End::Ok(_) => None,
+            End::Ok(..) => None,
             End::Cancelled(why) => Some(why.unwrap_or("cancelled")),
             End::Error(text) | End::Limit(_, text) => Some(text),
             End::Timeout => Some("the dispatch deadline passed"),
@@ -116,7 +121,7 @@ pub struct Part {
 
 impl Part {
     pub fn result_bytes(&self) -> usize {
-        if let Some(End::Ok(value)) = &self.end { value.len() } else { 0 }
+        if let Some(End::Ok(value, _)) = &self.end { value.len() } else { 0 }
     }
 }
 
@@ -149,7 +154,7 @@ impl Request {
     pub fn answer(self) -> Answer {
         if self.arrival.is_check() {
             return match self.parts.into_iter().next().and_then(|part| part.end) {
-                Some(End::Ok(keys)) => Answer::Result(keys),
+                Some(End::Ok(keys, _)) => Answer::Result(keys),
                 Some(End::Limit(name, text)) => Answer::Failed(pack::failure("limit_exceeded", &text, Some(name))),
                 Some(End::Timeout) => {
                     Answer::Failed(pack::failure("limit_exceeded", "evaluating the entry took too long", Some("deadline")))

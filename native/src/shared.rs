@@ -14,7 +14,7 @@ use crate::offload::Finished;
 use crate::pack;
 use crate::preempt;
 use crate::program::Program;
-use crate::request::Arrival;
+use crate::request::{Arrival, Weight};
 use crate::stats::Stats;
 use crate::timer::Timer;
 use crate::user::CurrentUser;
@@ -45,6 +45,8 @@ pub struct Out {
     pub tenant: u64,
     pub id: u64,
     pub payload: Vec<u8>,
+    /// A result, until it is taken.
+    pub _weight: Option<Weight>,
 }
 
 /// Results per wake-up of the Python side, at most.
@@ -126,7 +128,7 @@ impl Shared {
     }
 
     pub fn fail(&self, tenant: u64, request: u64, code: &str, text: &str) {
-        self.push(Out { kind: OutKind::Failed, tenant, id: request, payload: pack::failure(code, text, None) });
+        self.push(Out { kind: OutKind::Failed, tenant, id: request, payload: pack::failure(code, text, None), _weight: None });
     }
 
     /// Answers what is left in the inbox, for a thread that is gone.

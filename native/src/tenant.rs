@@ -46,6 +46,8 @@ pub struct Tenant {
     /// The engine looks at this tenant at this time, or sooner.
     pub alarm: Option<Instant>,
     pub used: Instant,
+    /// Bytes of results that are not taken yet.
+    pub results: Arc<AtomicUsize>,
 }
 
 impl Slot {
@@ -55,7 +57,7 @@ impl Slot {
 
     /// Notes how much the VM holds now, here and in the engine's sum.
     pub fn weigh(&mut self, shared: &Shared) {
-        let bytes = self.vm.as_ref().map_or(0, |vm| vm.used_bytes());
+        let bytes = self.vm.as_ref().map_or(0, |vm| vm.resident_bytes());
         let sum = shared.stats.bytes.load(Ordering::Relaxed) + bytes - self.bytes;
         shared.stats.bytes.store(sum, Ordering::Relaxed);
         self.bytes = bytes;
@@ -75,6 +77,7 @@ impl Tenant {
             bucket,
             alarm: None,
             used: Instant::now(),
+            results: Arc::default(),
         }
     }
 
@@ -179,7 +182,7 @@ pub fn push_answer(shared: &Shared, tenant: u64, request: u64, answer: Answer) {
         Answer::Result(payload) => (OutKind::Result, payload),
         Answer::Failed(payload) => (OutKind::Failed, payload),
     };
-    shared.push(Out { kind, tenant, id: request, payload });
+    shared.push(Out { kind, tenant, id: request, payload, _weight: None });
 }
 
 /// Refuses a request before it reached a tenant's queue.

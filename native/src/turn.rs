@@ -68,10 +68,10 @@ impl Engine {
         let Some(tenant) = self.tenants.get_mut(&key) else {
             return Ok(false);
         };
-        let program = tenant.program.clone();
+        let (program, results) = (tenant.program.clone(), tenant.results.clone());
         let held = &mut tenant.slots[slot];
         if held.vm.is_none() {
-            let vm = Vm::new(key, self.shared.clone(), self.limits.clone(), slot == CHECKS)?;
+            let vm = Vm::new(key, results, self.shared.clone(), self.limits.clone(), slot == CHECKS)?;
             vm.program.replace(program);
             held.vm = Some(vm);
         }

@@ -85,7 +85,7 @@ impl Watchdog {
             }
             pass.reported = true;
             let tenant = engine.tenant.load(Ordering::Relaxed);
-            engine.push(Out { kind: OutKind::Deaf, tenant, id: pass.lasted.as_millis() as u64, payload: Vec::new() });
+            engine.push(Out { kind: OutKind::Deaf, tenant, id: pass.lasted.as_millis() as u64, payload: Vec::new(), _weight: None });
             engine.flush();
         }
         pass

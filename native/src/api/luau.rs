@@ -26,7 +26,7 @@ fn compile(call: &Call) -> Done {
     call.set_top(4);
     let level = call.integer(4, 0, 2)?;
     let name = if call.is_nil(2) { c"chunk".to_owned() } else { chunk_name(call.bytes(2)?) };
-    let code = program::compile_at(call.bytes(1)?, level as c_int);
+    let code = program::compile_with(call.bytes(1)?, level as c_int, program::Frames::Shown);
     // SAFETY: Luau called this function; the main thread has the base's globals.
     let done = unsafe {
         if call.is_nil(3) {
