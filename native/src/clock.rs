@@ -20,9 +20,7 @@ impl Engine {
             return Some(first);
         }
         for _ in 0..DUE_AT_ONCE {
-            let Some(&Reverse((at, key))) = self.alarms.peek() else {
-                return None;
-            };
+            let &Reverse((at, key)) = self.alarms.peek()?;
             if at > now {
                 return Some(at);
             }

@@ -9,6 +9,9 @@ use crate::json::{bytes_at, push_str};
 use crate::marks;
 
 const PLACES: usize = 256;
+/// Places for whole texts, by the names of their events.
+const NAMES: usize = 64;
+const NAME_SHIFT: u32 = 64 - NAMES.ilog2();
 /// Where the list has the array metatable.
 const ARRAY: c_int = PLACES as c_int + 1;
 const KEY_BYTES_MAX: usize = 32;
@@ -33,8 +36,10 @@ pub struct Keys {
     held: [Cell<Key>; PLACES],
     /// Which of the places of a full set the next new key takes.
     next: Cell<usize>,
-    pub fields: [Cell<u8>; PLACES],
-    pub items: [Cell<u8>; PLACES],
+    pub fields: [Cell<u8>; PLACES + NAMES],
+    pub items: [Cell<u8>; PLACES + NAMES],
+    /// How large the last text was: what the first one of a name is taken to be.
+    last: Cell<u8>,
 }
 
 fn eight(bytes: &[u8]) -> u64 {
@@ -90,8 +95,9 @@ impl Keys {
             list,
             held: [const { Cell::new(NO_KEY) }; PLACES],
             next: Cell::new(0),
-            fields: [const { Cell::new(0) }; PLACES],
-            items: [const { Cell::new(0) }; PLACES],
+            fields: [const { Cell::new(0) }; PLACES + NAMES],
+            items: [const { Cell::new(0) }; PLACES + NAMES],
+            last: Cell::new(0),
         })
     }
 
@@ -101,9 +107,14 @@ impl Keys {
         unsafe { ffi::lua_rawgeti_(state, list, ARRAY) };
     }
 
-    /// The place for what lies below an event of this name.
-    pub fn place(name: &[u8]) -> usize {
-        (bits_of(name) >> 56) as usize
+    /// The place for a text of this name.
+    pub fn place(&self, name: &[u8]) -> usize {
+        let place = PLACES + (bits_of(name) >> NAME_SHIFT) as usize;
+        match self.fields[place].get() {
+            0 => self.fields[place].set(self.last.get()),
+            fields => self.last.set(fields),
+        }
+        place
     }
 
     /// Pushes the string of a key; the list is at `list` on the stack.
