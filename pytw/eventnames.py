@@ -36,11 +36,20 @@ def _names() -> frozenset[str]:
 
 #: The 71 Discord events.
 DISCORD_EVENTS: Final = _names()
+ON_STARTUP: Final = "OnStartup"
+KEY_EXPIRY: Final = "KeyExpiry"
+KEY_RESUME: Final = "KeyResume"
 #: Those that the host makes.
-HOST_EVENTS: Final = frozenset({"OnStartup", "KeyExpiry", "KeyResume"})
+HOST_EVENTS: Final = frozenset({ON_STARTUP, KEY_EXPIRY, KEY_RESUME})
+#: In a template's events: all of them.
+EVERY_EVENT: Final = "*"
 #: Gateway names that templates know by another name.
 RENAMED: Final = {"MESSAGE_CREATE": "MESSAGE"}
 #: Events of the website have any name that begins so, and a user for an author.
 WEB_PREFIX: Final = "Web"
 #: What `ctx.Runtime:eventlist` tells: KeyResume is not of the reference, and ``Web`` events have no fixed names.
-EVENT_LIST: Final = (*sorted(DISCORD_EVENTS), "OnStartup", "KeyExpiry")
+EVENT_LIST: Final = (*sorted(DISCORD_EVENTS), ON_STARTUP, KEY_EXPIRY)
+#: What a tenant without a row listens for.
+DEFAULT_EVENTS: Final = frozenset({"INTERACTION_CREATE", "WebGetSettings", "WebExecuteSetting"})
+#: What the reference's bot is asked by its own names, though a tenant's default set lacks them (spec luau-api 0.14).
+LOOP_EVENTS: Final = frozenset({"GetSettings", "ExecuteSetting"})

@@ -190,10 +190,14 @@ class TenantState:
     revision: int = 0  #: grows with each write; 0: no row
 
 
-#: What a tenant without a row listens for.
-DEFAULT_EVENTS = frozenset({"INTERACTION_CREATE", "WebGetSettings", "WebExecuteSetting"})
-#: What the reference's bot is asked by its own names, though a tenant's default set lacks them (spec luau-api 0.14).
-LOOP_EVENTS = frozenset({"GetSettings", "ExecuteSetting"})
+#: The built-in template, first for every tenant.
+BUILTINS = "$builtins"
+#: The module that a template starts at if it names no other.
+ENTRY = "init"
+#: Ends of the files that hold Luau.
+LUAU_SUFFIXES = (".luau", ".lua")
+#: The file that holds the aliases of `require`.
+RC_FILE = ".luaurc"
 
 
 @dataclass(slots=True, frozen=True)
@@ -203,7 +207,7 @@ class TemplateSource:
     name: str
     files: Mapping[str, bytes]
     events: frozenset[str]
-    entry: str = "init"
+    entry: str = ENTRY
     allowed_caps: Sequence[str] = ("*",)
     paused: bool = False
     version: int = 0

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from aiohttp import web
 
 from pytw.limits import Limits
-from pytw.types import CreateEvent, DispatchResult, Id, TemplateSource
+from pytw.types import ENTRY, CreateEvent, DispatchResult, Id, TemplateSource
 
 if TYPE_CHECKING:
     from pytw.storage.templates import Template
@@ -42,7 +42,7 @@ class Templates(Protocol):
         owner: Id,
         name: str,
         files: Mapping[str, str],
-        entry: str = "init",
+        entry: str = ENTRY,
         events: Sequence[str] | None = None,
         *,
         events_override: Sequence[str] | None = None,

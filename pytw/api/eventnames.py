@@ -6,8 +6,8 @@ import difflib
 from collections.abc import Iterable
 
 from pytw.errors import RequestError
-from pytw.eventnames import DISCORD_EVENTS, HOST_EVENTS, RENAMED, WEB_PREFIX
-from pytw.types import LOOP_EVENTS
+from pytw.eventnames import DISCORD_EVENTS, HOST_EVENTS, LOOP_EVENTS, RENAMED, WEB_PREFIX
+from pytw.limits import TENANT_EVENT_BYTES_MAX
 
 
 def _is_known(name: str) -> bool:
@@ -15,7 +15,7 @@ def _is_known(name: str) -> bool:
         name in DISCORD_EVENTS
         or name in HOST_EVENTS
         or name in LOOP_EVENTS
-        or (name.startswith(WEB_PREFIX) and name.isprintable() and len(name) <= 100)
+        or (name.startswith(WEB_PREFIX) and name.isprintable() and len(name.encode()) <= TENANT_EVENT_BYTES_MAX)
     )
 
 
@@ -38,7 +38,9 @@ def event_name(given: str) -> str:
         return name
     near = _near(given)
     hint = (
-        f"did you mean {' or '.join(near)}?" if near else "a Discord event, OnStartup, KeyExpiry, KeyResume or Web..."
+        f"did you mean {' or '.join(near)}?"
+        if near
+        else f"a Discord event, {', '.join(sorted(HOST_EVENTS))} or {WEB_PREFIX}..."
     )
     raise RequestError(f"there is no event {given[:64]!r}", hint=hint)
 

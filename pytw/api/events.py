@@ -24,10 +24,10 @@ from pytw.api.bodies import body_of
 from pytw.api.context import CONTEXT, Principal
 from pytw.api.eventnames import event_name
 from pytw.errors import LimitExceeded, NotReady, RequestError
-from pytw.eventnames import WEB_PREFIX
+from pytw.eventnames import LOOP_EVENTS, ON_STARTUP, WEB_PREFIX
 from pytw.limits import API_RETRY_AFTER_S
 from pytw.routing import worker_of
-from pytw.types import LOOP_EVENTS, CreateEvent, DispatchResult, Id, Outcome
+from pytw.types import CreateEvent, DispatchResult, Id, Outcome
 
 STATUS = {
     Outcome.BANNED: 403,
@@ -151,6 +151,6 @@ def _sample(name: str, tenant: Id) -> dict[str, Any]:
             "pinned": False,
             "type": 0,
         }
-    if name == "OnStartup":
+    if name == ON_STARTUP:
         return {"reason": "test"}
     return {"id": tenant.owner_id, **place, "user_id": SAMPLE_USER["id"], "user": SAMPLE_USER}

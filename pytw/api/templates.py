@@ -23,7 +23,7 @@ from pytw.api.context import CONTEXT, ApiContext
 from pytw.api.eventnames import event_warnings
 from pytw.errors import Unavailable
 from pytw.storage.templates import checked_files, checked_name
-from pytw.types import Id, OwnerType, TemplateSource
+from pytw.types import ENTRY, LUAU_SUFFIXES, Id, OwnerType, TemplateSource
 
 if TYPE_CHECKING:
     from pytw.storage.templates import Template
@@ -33,7 +33,7 @@ class PutTemplate(msgspec.Struct, forbid_unknown_fields=True):
     """The body of PUT. Without ``events`` they are the keys of what the entry returns."""
 
     files: dict[str, str]
-    entry: str = "init"
+    entry: str = ENTRY
     events: list[str] | None = None
     allowed_caps: list[str] | None = None
     error_channel: str | None = None
@@ -147,7 +147,7 @@ async def _running(context: ApiContext, owner: Id, body: dict[str, Any]) -> web.
 async def _complaints(files: dict[str, str]) -> list[dict[str, Any]]:
     found = []
     for path in sorted(files):
-        if path.endswith(luau.SUFFIXES):
+        if path.endswith(LUAU_SUFFIXES):
             found += [{"file": c.file, "line": c.line, "text": c.text} for c in luau.check(path, files[path])]
             # Some milliseconds for a large file: events in between.
             await asyncio.sleep(0)

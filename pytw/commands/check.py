@@ -15,22 +15,21 @@ from pytw.api.capabilities import HOST_CAPABILITIES, capability_warnings
 from pytw.api.eventnames import event_name
 from pytw.commands.local import GUILD_ID, local_worker, read_template
 from pytw.errors import LimitExceeded, PytwError, RequestError, ScriptError
-from pytw.luau import SUFFIXES
+from pytw.eventnames import EVERY_EVENT
 from pytw.luau.lint import Remark, lint
 from pytw.luau.tokens import tokens
-from pytw.types import TemplateSource
+from pytw.types import ENTRY, LUAU_SUFFIXES, TemplateSource
 
 _CAPABILITY = re.compile(rf"(?:{'|'.join(map(re.escape, HOST_CAPABILITIES))})[:\[][\w*:\[\]-]+")
 #: Where an error of the entry says that it is.
 _PLACE = re.compile(r'(?:\[string "/?|/)(?P<file>[^"\n:]+?)(?:"\])?:(?P<line>\d+):\s*')
-EVERY_EVENT = "*"
 
 
 def _capabilities(files: Mapping[str, bytes]) -> list[Remark]:
     """Texts in the sources that look like capabilities of the host, and are none."""
     found = []
     for file in sorted(files):
-        if file.endswith(SUFFIXES):
+        if file.endswith(LUAU_SUFFIXES):
             for word in tokens(files[file].decode("utf-8", "replace")):
                 if word.kind == "string" and _CAPABILITY.fullmatch(word.text):
                     found += [Remark(file, word.line, False, text) for text in capability_warnings([word.text])]
@@ -52,7 +51,9 @@ async def _events(source: TemplateSource) -> list[str]:
 
 def _entry_file(source: TemplateSource) -> str:
     stems = (source.entry, f"{source.entry}/init")
-    return next((stem + suffix for stem in stems for suffix in SUFFIXES if stem + suffix in source.files), source.entry)
+    return next(
+        (stem + suffix for stem in stems for suffix in LUAU_SUFFIXES if stem + suffix in source.files), source.entry
+    )
 
 
 def check_template(source: TemplateSource) -> tuple[list[Remark], list[str]]:
@@ -85,7 +86,7 @@ def check_template(source: TemplateSource) -> tuple[list[Remark], list[str]]:
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("path", type=click.Path(exists=True, path_type=Path), default=".", metavar="[DIR|FILE]")
-@click.option("--entry", default="init", show_default=True, help="The module that starts it.")
+@click.option("--entry", default=ENTRY, show_default=True, help="The module that starts it.")
 @click.option("--cap", "caps", multiple=True, help="A capability that it will have; a misspelt one is told.")
 @click.option("--json", "as_json", is_flag=True, help="Print the remarks as JSON.")
 def check(path: Path, entry: str, caps: tuple[str, ...], as_json: bool) -> int:

@@ -11,11 +11,11 @@ from pytw.commands.template import read_files
 from pytw.discord.rest import DiscordRest
 from pytw.fauxpas.mockdiscord import MockDiscord
 from pytw.limits import Limits
-from pytw.types import CreateEvent, DispatchResult, TemplateSource
+from pytw.types import BUILTINS, CreateEvent, DispatchResult, TemplateSource
 from pytw.worker.context.boundary import OnCall
 from pytw.worker.memory import MemoryDb
 from pytw.worker.spec import WorkerSpec
-from pytw.worker.template import BUILTINS, Template
+from pytw.worker.template import Template
 from pytw.worker.worker import Worker
 
 #: The guild that a template runs for unless the author names another one.

@@ -17,14 +17,13 @@ from pytw.api.answers import plain
 from pytw.api.eventnames import event_name
 from pytw.commands.local import GUILD_ID, local_worker, read_template
 from pytw.errors import PytwError, RequestError
+from pytw.eventnames import EVERY_EVENT
 from pytw.fauxpas.mockdiscord.ids import general_channel
 from pytw.limits import Limits
-from pytw.types import CreateEvent, DispatchResult, Outcome, TemplateSource
+from pytw.types import BUILTINS, ENTRY, CreateEvent, DispatchResult, Outcome, TemplateSource
 from pytw.worker.context.answers import JSON, LAZY_JSON, OPAQUE_JSON, READ_ONLY
 from pytw.worker.context.call import HostCall
-from pytw.worker.template import BUILTINS
 
-EVERY_EVENT = "*"
 #: Longest text of one argument or result in the list of host calls.
 SHOWN_CHARS_MAX = 200
 
@@ -131,7 +130,7 @@ def _report(result: DispatchResult, events: list[str], event: str, trace: Trace)
 )
 @click.option("--author", help="The user id that the event is said to come from.")
 @click.option("--guild", type=click.IntRange(1, (1 << 63) - 1), default=GUILD_ID, show_default=True, help="The guild.")
-@click.option("--entry", default="init", show_default=True, help="The module that starts the template.")
+@click.option("--entry", default=ENTRY, show_default=True, help="The module that starts the template.")
 @click.option("--cap", "caps", multiple=True, help="A capability that it may use. [default: all]")
 @click.option(
     "--timeout", "timeout_s", type=click.FloatRange(0.01, 900), default=60.0, show_default=True, help="Seconds to wait."

@@ -11,12 +11,10 @@ import click
 
 from pytw.commands.control import control, controlled, quoted, tenant_path
 from pytw.errors import RequestError
+from pytw.types import ENTRY, LUAU_SUFFIXES, RC_FILE
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-SUFFIXES = (".luau", ".lua")
-#: The aliases of `require`.
-RC_FILE = ".luaurc"
 _GUILD = click.IntRange(1, (1 << 63) - 1)
 
 
@@ -49,9 +47,9 @@ def _name(ctx: click.Context, param: click.Parameter, name: str) -> str:
 
 
 def _directory(ctx: click.Context, param: click.Parameter, place: Path) -> Path:
-    if place.is_file() and place.suffix not in SUFFIXES:
+    if place.is_file() and place.suffix not in LUAU_SUFFIXES:
         raise click.BadParameter(
-            f"{place} is neither a folder nor a file that ends with {' or '.join(SUFFIXES)}", ctx, param
+            f"{place} is neither a folder nor a file that ends with {' or '.join(LUAU_SUFFIXES)}", ctx, param
         )
     return place
 
@@ -62,16 +60,16 @@ def read_files(place: Path) -> dict[str, str]:
     Raises: RequestError where there is nothing to deploy.
     """
     if place.is_file():
-        return {"init" + (place.suffix or ".luau"): _text(place)}
+        return {ENTRY + (place.suffix or LUAU_SUFFIXES[0]): _text(place)}
     files = {
         str(path.relative_to(place)): _text(path)
         for path in sorted(place.rglob("*"))
-        if (path.suffix in SUFFIXES or path.name == RC_FILE)
+        if (path.suffix in LUAU_SUFFIXES or path.name == RC_FILE)
         and path.is_file()
         and not any(part.startswith(".") for part in path.relative_to(place).parts if part != RC_FILE)
     }
-    if not any(path.endswith(SUFFIXES) for path in files):
-        raise RequestError(f"{place}: no {' or '.join(SUFFIXES)} files", hint="a template starts at init.luau")
+    if not any(path.endswith(LUAU_SUFFIXES) for path in files):
+        raise RequestError(f"{place}: no {' or '.join(LUAU_SUFFIXES)} files", hint="a template starts at init.luau")
     return files
 
 

@@ -8,14 +8,13 @@ from typing import NamedTuple
 import msgpack
 
 from pytw import _native
+from pytw.types import LUAU_SUFFIXES
 
-__all__ = ["ENGINE_VERSION", "LUAU_VERSION", "SUFFIXES", "Complaint", "check", "check_files", "resolve_requires"]
+__all__ = ["ENGINE_VERSION", "LUAU_VERSION", "Complaint", "check", "check_files", "resolve_requires"]
 
 LUAU_VERSION = _native.LUAU_VERSION
 """The version of Luau that scripts run on, such as ``0.740``."""
 ENGINE_VERSION = LUAU_VERSION
-
-SUFFIXES = (".luau", ".lua")
 
 
 class Complaint(NamedTuple):
@@ -40,7 +39,9 @@ def check(name: str, source: str | bytes) -> list[Complaint]:
 
 def check_files(files: Mapping[str, str]) -> list[Complaint]:
     """`check` for each Luau file of a template, in the order of their names."""
-    return [complaint for name in sorted(files) if name.endswith(SUFFIXES) for complaint in check(name, files[name])]
+    return [
+        complaint for name in sorted(files) if name.endswith(LUAU_SUFFIXES) for complaint in check(name, files[name])
+    ]
 
 
 def resolve_requires(files: Mapping[str, bytes], requires: Iterable[tuple[str, str]]) -> list[str | None]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Final, NamedTuple
 
-from pytw.luau import SUFFIXES, check, resolve_requires
+from pytw.luau import check, resolve_requires
 from pytw.luau.tokens import Token, tokens
+from pytw.types import LUAU_SUFFIXES
 
 #: Globals of other Luau or Lua hosts -> what to do here.
 ABSENT_GLOBALS: Final[Mapping[str, str]] = {
@@ -95,7 +96,7 @@ def lint(files: Mapping[str, bytes]) -> list[Remark]:
     remarks: list[Remark] = []
     wanted: list[Require] = []
     for file in sorted(files):
-        if not file.endswith(SUFFIXES):
+        if not file.endswith(LUAU_SUFFIXES):
             continue
         if complaints := check(file, files[file]):
             remarks += [Remark(file, complaint.line, True, complaint.text) for complaint in complaints]

@@ -8,13 +8,12 @@ from typing import Any
 
 from pytw import values
 from pytw.storage.templates import Template
-from pytw.types import KvRecord, TenantState
+from pytw.types import ENTRY, KvRecord, TenantState
 
 LOG = logging.getLogger("pytw.storage.looprecords")
 
 SCOPE = "templates"
 PAUSED_SCOPE = "templates.paused"
-ENTRY = "init"
 #: Tenant data: for each event, who asked for it.
 EVENT_REFS = "builtins_eventrefs"
 
@@ -96,4 +95,4 @@ def asked(state: TenantState, key: str, wanted: set[str]) -> tuple[frozenset[str
     return frozenset(events), refs
 
 
-__all__ = ["ENTRY", "EVENT_REFS", "PAUSED_SCOPE", "SCOPE", "StoredTemplate", "asked", "stored"]
+__all__ = ["EVENT_REFS", "PAUSED_SCOPE", "SCOPE", "StoredTemplate", "asked", "stored"]

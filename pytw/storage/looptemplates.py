@@ -18,19 +18,19 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pytw import values
 from pytw.errors import Conflict, LimitExceeded, NotFound, RequestError
+from pytw.eventnames import EVERY_EVENT
 from pytw.limits import KV_FIND_BYTES_MAX, KV_FIND_ROWS_MAX, KV_VALUE_BYTES_MAX, Limits
 from pytw.storage.kv import KvStore, to_row
-from pytw.storage.looprecords import ENTRY, EVENT_REFS, PAUSED_SCOPE, SCOPE, StoredTemplate, asked, stored
+from pytw.storage.looprecords import EVENT_REFS, PAUSED_SCOPE, SCOPE, StoredTemplate, asked, stored
 from pytw.storage.templates import Template, checked_files, checked_name
 from pytw.storage.tenants import TenantStore, checked_events
-from pytw.types import Id, TenantState
+from pytw.types import ENTRY, LUAU_SUFFIXES, Id, TenantState
 
 if TYPE_CHECKING:
     from pytw.storage.pool import Database
 
 R = TypeVar("R")
 
-EVERY_EVENT = "*"
 HAVE_TEMPLATES = "builtins_havetemplates"
 #: Names that a loop gives to something else: the cache of its own modules has this prefix.
 _TAKEN = frozenset({"main"})
@@ -82,7 +82,7 @@ class LoopTemplateStore:
             LimitExceeded: too many templates, or more source than a record or one look of the loop holds.
         """
         checked_name(name)
-        if entry not in (ENTRY, f"{ENTRY}.luau"):
+        if entry not in (ENTRY, *(ENTRY + suffix for suffix in LUAU_SUFFIXES)):
             raise RequestError(f"in loop mode a template starts at {ENTRY}", hint="leave --entry out")
         sources = checked_files(files, self._limits)
         value: dict[str, Any] = {

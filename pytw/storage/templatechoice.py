@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pytw.errors import NotReady
 from pytw.storage.looptemplates import LoopTemplateStore
 from pytw.storage.templates import Template, TemplateStore
-from pytw.types import Id
+from pytw.types import ENTRY, Id
 
 #: Inside the class the name ``list`` is a method.
 Templates = list[Template]
@@ -36,7 +36,7 @@ class TemplateChoice:
         owner: Id,
         name: str,
         files: Mapping[str, str],
-        entry: str = "init",
+        entry: str = ENTRY,
         events: Sequence[str] | None = None,
         *,
         events_override: Sequence[str] | None = None,

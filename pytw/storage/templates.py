@@ -19,7 +19,7 @@ import orjson
 from pytw.errors import LimitExceeded, NotFound, RequestError
 from pytw.limits import TEMPLATE_NAME_BYTES_MAX, TEMPLATE_PATH_BYTES_MAX, TENANT_SOURCE_BYTES_MAX, Limits
 from pytw.storage.tenants import checked_events
-from pytw.types import Id, TemplateSource
+from pytw.types import BUILTINS, ENTRY, Id, TemplateSource
 
 if TYPE_CHECKING:
     import asyncpg
@@ -99,7 +99,7 @@ class Template:
     shop_ref: str | None
     created_at: datetime
     last_updated_at: datetime
-    entry: str = "init"
+    entry: str = ENTRY
     files: Mapping[str, str] | None = None
     author: str | None = None
     message: str = ""
@@ -127,11 +127,11 @@ class Version:
 def checked_name(name: str) -> str:
     """Raises: RequestError."""
     of_dots = any(not part.strip(".") for part in name.split("/"))
-    if not NAME.fullmatch(name) or of_dots or name.startswith("$builtins"):
+    if not NAME.fullmatch(name) or of_dots or name.startswith(BUILTINS):
         raise RequestError(
             f"not a template name: {name[:80]!r}",
             hint=f"1 to {TEMPLATE_NAME_BYTES_MAX} of letters, digits and . _ - $ / #, more than dots between slashes, "
-            "and not $builtins",
+            f"and not {BUILTINS}",
         )
     return name
 
@@ -186,7 +186,7 @@ class TemplateStore:
         owner: Id,
         name: str,
         files: Mapping[str, str],
-        entry: str = "init",
+        entry: str = ENTRY,
         events: Sequence[str] | None = None,
         *,
         events_override: Sequence[str] | None = None,

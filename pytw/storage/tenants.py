@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 import orjson
 
 from pytw.errors import Conflict, LimitExceeded, RequestError
+from pytw.eventnames import DEFAULT_EVENTS
 from pytw.limits import TENANT_DATA_BYTES_MAX, TENANT_EVENT_BYTES_MAX, TENANT_EVENTS_MAX
-from pytw.types import DEFAULT_EVENTS, Id, OwnerType, TenantGate, TenantState
+from pytw.types import Id, OwnerType, TenantGate, TenantState
 
 if TYPE_CHECKING:
     from pytw.storage.pool import Database

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable
 
-from pytw.worker.template import BUILTINS, Template
+from pytw.types import BUILTINS
+from pytw.worker.template import Template
 
 #: Added per tenant to the length of its program: the entries here and in the engine.
 ENTRY_BYTES = 512

@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable
 import msgspec
 
 from pytw.errors import PytwError
+from pytw.eventnames import KEY_EXPIRY
 from pytw.types import CreateEvent, KvRecord, Outcome, WorkerDb
 from pytw.worker.background import Background
 from pytw.worker.filter import WorkerFilter
@@ -22,7 +23,6 @@ from pytw.worker.state import WorkerState
 
 log = logging.getLogger(__name__)
 
-EVENT = "KeyExpiry"
 POLL_S = 1.0
 POLL_MAX_S = 15.0
 CLAIMED_MAX = 16
@@ -100,6 +100,6 @@ class KeyExpiry:
     async def _tell(self, tenant: int, record: KvRecord) -> Outcome:
         """Dispatch under each name that the tenant listens for: ``KeyExpiry`` and ``KeyExpiry[scope]``."""
         payload = msgspec.json.encode({"id": record.id, "key": record.key, "scopes": record.scopes})
-        names = [EVENT, *(f"{EVENT}[{scope}]" for scope in record.scopes)]
-        heard = [name for name in names if self._state.listens(tenant, name)] or [EVENT]
+        names = [KEY_EXPIRY, *(f"{KEY_EXPIRY}[{scope}]" for scope in record.scopes)]
+        heard = [name for name in names if self._state.listens(tenant, name)] or [KEY_EXPIRY]
         return max([await self._background.run(tenant, CreateEvent(name, payload)) for name in heard])

@@ -12,8 +12,7 @@ from typing import Any
 import msgpack
 
 from pytw import values
-from pytw.types import Outcome
-from pytw.worker.template import BUILTINS
+from pytw.types import BUILTINS, Outcome
 
 _packer = msgpack.Packer()
 _NIL = b"\xc0"

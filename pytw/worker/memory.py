@@ -11,10 +11,10 @@ from datetime import UTC, datetime
 from urllib.parse import quote
 
 from pytw.errors import Conflict, NotFound
+from pytw.eventnames import DEFAULT_EVENTS
 from pytw.storage.globalkv import checked_entry
 from pytw.storage.objectkeys import checked_object_data, checked_object_key, checked_object_prefix, checked_url_life
 from pytw.types import (
-    DEFAULT_EVENTS,
     GlobalEntry,
     GlobalRecord,
     Id,

@@ -6,7 +6,8 @@ import math
 import time
 from collections.abc import Callable, Iterable
 
-from pytw.types import DEFAULT_EVENTS, Outcome, TenantGate, WorkerDb
+from pytw.eventnames import DEFAULT_EVENTS
+from pytw.types import Outcome, TenantGate, WorkerDb
 
 
 class WorkerState:

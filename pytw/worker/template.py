@@ -10,16 +10,14 @@ from pathlib import Path
 import msgpack
 
 from pytw.errors import LimitExceeded
+from pytw.eventnames import EVERY_EVENT
 from pytw.limits import Limits
-from pytw.types import TemplateSource
+from pytw.types import BUILTINS, ENTRY, LUAU_SUFFIXES, RC_FILE, TemplateSource
 
 log = logging.getLogger(__name__)
 
-BUILTINS = "$builtins"
 BUILTINS_DIR = Path(__file__).parent.parent / "builtins"
-SOURCE_SUFFIXES = frozenset({".luau", ".lua", ".json"})
-EVERY_EVENT = "*"
-RC_FILE = ".luaurc"
+SOURCE_SUFFIXES = frozenset({*LUAU_SUFFIXES, ".json"})
 #: The module that the reference's host evaluates for every event.
 ROOT_SCRIPT = "builtins.templateloop"
 
@@ -97,6 +95,6 @@ def builtins_template(files: Mapping[str, bytes]) -> Template:
 
     A tree with the reference's root script starts there (spec luau-api 1.1), others at their ``init``.
     """
-    has_root = any(f"{ROOT_SCRIPT}{suffix}" in files for suffix in (".luau", ".lua"))
-    entry = ROOT_SCRIPT if has_root else "init"
+    has_root = any(f"{ROOT_SCRIPT}{suffix}" in files for suffix in LUAU_SUFFIXES)
+    entry = ROOT_SCRIPT if has_root else ENTRY
     return Template(TemplateSource(name=BUILTINS, entry=entry, files=files, events=frozenset({EVERY_EVENT})))

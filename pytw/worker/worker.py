@@ -16,7 +16,8 @@ from typing import Any
 import msgpack
 
 from pytw.errors import ConfigError, LimitExceeded, PytwError
-from pytw.types import LOOP_EVENTS, CreateEvent, Outcome, WorkerDb
+from pytw.eventnames import EVERY_EVENT, LOOP_EVENTS, ON_STARTUP
+from pytw.types import CreateEvent, Outcome, WorkerDb
 from pytw.worker.background import IN_FLIGHT_MAX, Background
 from pytw.worker.cache import WorkerCacheData
 from pytw.worker.context import RateLimits, VMContext
@@ -37,7 +38,7 @@ from pytw.worker.loads import ProgramLoads
 from pytw.worker.repeats import Repeats
 from pytw.worker.spec import WorkerSpec
 from pytw.worker.state import WorkerState
-from pytw.worker.template import BUILTINS_DIR, EVERY_EVENT, Template, builtins_template, read_tree
+from pytw.worker.template import BUILTINS_DIR, Template, builtins_template, read_tree
 from pytw.worker.vms import NATIVE_ENGINE, EngineMaker, WorkerVmManager
 
 log = logging.getLogger(__name__)
@@ -53,7 +54,6 @@ CHANGE_PATIENCE_S = 2.0
 CHANGE_LOOK_S = 0.02
 #: Sources of templates that a worker keeps loaded.
 PROGRAM_BYTES_MAX = 256 << 20
-STARTUP_EVENT = "OnStartup"
 STARTUP_PAYLOAD = b'{"reason":"worker_startup"}'
 REFRESHED_PAYLOAD = b'{"reason":"updateTemplateCache"}'
 
@@ -150,7 +150,7 @@ class Worker:
         self._spawn(self.expiry.run())
         if self.spec.discord is not None:
             self._spawn(learn_current_user(self._rest, self.vms.set_current_user))
-        waiting = iter(self.state.listeners(STARTUP_EVENT))
+        waiting = iter(self.state.listeners(ON_STARTUP))
         for _ in range(IN_FLIGHT_MAX):
             self._spawn(self._tell_of_startup(waiting))
 
@@ -166,7 +166,7 @@ class Worker:
             await self._tell(tenant, STARTUP_PAYLOAD)
 
     async def _tell(self, tenant: int, payload: bytes) -> None:
-        await self.background.run(tenant, CreateEvent(STARTUP_EVENT, payload))
+        await self.background.run(tenant, CreateEvent(ON_STARTUP, payload))
 
     def _guilds(self) -> int:
         return len(self.state)
@@ -263,7 +263,7 @@ class Worker:
         if self.loop_mode:
             await self._let_end(self.vms.running(tenant))
             await self.drop_tenant(tenant)
-            if self.state.listens(tenant, STARTUP_EVENT):
+            if self.state.listens(tenant, ON_STARTUP):
                 self._spawn(self._tell(tenant, REFRESHED_PAYLOAD))
 
     async def _let_end(self, requests: list[int]) -> None:

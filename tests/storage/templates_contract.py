@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from pytw.errors import LimitExceeded, NotFound, RequestError
+from pytw.eventnames import DEFAULT_EVENTS
 from pytw.limits import Limits
 from pytw.storage.stores import Stores
-from pytw.types import DEFAULT_EVENTS, Id
+from pytw.types import Id
 
 GUILD = Id.guild(1)
 ONE = {"init.luau": "return { A = 1 }"}

@@ -7,11 +7,12 @@ import pytest
 
 from pytw import values
 from pytw.errors import LimitExceeded, NotFound, NotReady, RequestError
+from pytw.eventnames import DEFAULT_EVENTS
 from pytw.storage.looprecords import asked
 from pytw.storage.looptemplates import LoopTemplateStore
 from pytw.storage.stores import Stores
 from pytw.storage.templatechoice import TemplateChoice
-from pytw.types import DEFAULT_EVENTS, TenantState
+from pytw.types import TenantState
 from tests.storage.templates_contract import GUILD, ONE, TWO, Make, TemplatesContract
 
 SCOPE = ["templates"]

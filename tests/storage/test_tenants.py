@@ -3,9 +3,10 @@ from __future__ import annotations
 import pytest
 
 from pytw.errors import Conflict, LimitExceeded, RequestError
+from pytw.eventnames import DEFAULT_EVENTS
 from pytw.limits import TENANT_DATA_BYTES_MAX
 from pytw.storage.stores import Stores
-from pytw.types import DEFAULT_EVENTS, Id, TenantState
+from pytw.types import Id, TenantState
 
 
 async def test_revision_grows_and_guards(stores: Stores) -> None:

@@ -8,9 +8,10 @@ import msgpack
 import pytest
 
 from pytw.errors import LimitExceeded, PytwError, RequestError
+from pytw.eventnames import DEFAULT_EVENTS
 from pytw.limits import KV_KEY_BYTES_MAX, KV_VALUE_BYTES_MAX, TENANT_EVENTS_MAX
 from pytw.storage.stores import Stores
-from pytw.types import DEFAULT_EVENTS, Id, TenantState, WorkerDb
+from pytw.types import Id, TenantState, WorkerDb
 
 GUILD = Id.guild(7 << 22)
 USER = Id.user(7 << 22)

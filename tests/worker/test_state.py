@@ -2,7 +2,8 @@
 
 import math
 
-from pytw.types import DEFAULT_EVENTS, Outcome, TenantGate, TenantState
+from pytw.eventnames import DEFAULT_EVENTS
+from pytw.types import Outcome, TenantGate, TenantState
 from pytw.worker.state import WorkerState
 
 from .fakes import MemoryDb, template
