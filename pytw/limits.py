@@ -69,6 +69,12 @@ class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     kv_keys_max: Annotated[
         int, Meta(ge=1, le=1_000_000_000, description="Keys of one tenant in the key-value store.")
     ] = 100_000
+    objects_bytes_max: Annotated[
+        int, Meta(ge=MIB, le=1 << 40, description="Files of one tenant in the object storage, together.")
+    ] = 64 * MIB
+    objects_max: Annotated[
+        int, Meta(ge=1, le=100_000, description="Number of one tenant's files in the object storage.")
+    ] = 1_000
 
 
 # ---- values (every crossing) ---------------------------------------------------------------------
@@ -184,6 +190,7 @@ OBJECT_LIST_MAX = 1_000
 OBJECT_URL_S_MAX = 7 * 86_400  # S3 signs for no longer
 OBJECT_OPERATIONS_MAX = 4  # of one tenant in flight
 OBJECT_OPERATIONS_TOTAL_MAX = 32
+OBJECT_TENANTS_MAX = 10_000  # whose use of room is remembered
 GLOBAL_KV_SHORT_BYTES_MAX = 512
 GLOBAL_KV_LONG_BYTES_MAX = 65_536
 GLOBAL_KV_DATA_BYTES_MAX = 262_144  # as JSON; the metadata too

@@ -25,7 +25,9 @@ def open_objects(config: Config, data_dir: Path, address: str) -> ObjectStore:
     settings = config.object_storage
     if settings.type == "local":
         folder = Path(settings.base_path).expanduser() if settings.base_path else data_dir / FOLDER
-        return ObjectStore.local(folder, ObjectLinks(read_key(data_dir / KEY_FILE), config.sites.api or address))
+        return ObjectStore.local(
+            folder, ObjectLinks(read_key(data_dir / KEY_FILE), config.sites.api or address), limits=config.limits
+        )
     for key, value in (
         ("endpoint", settings.endpoint),
         ("access_key", settings.access_key),
@@ -41,7 +43,7 @@ def open_objects(config: Config, data_dir: Path, address: str) -> ObjectStore:
         "region": REGION,
     }
     public = _url(settings.cdn_endpoint, secure=settings.cdn_secure) if settings.cdn_endpoint else ""
-    return ObjectStore.s3(bucket, options, prefix=prefix, public_endpoint=public)
+    return ObjectStore.s3(bucket, options, prefix=prefix, public_endpoint=public, limits=config.limits)
 
 
 def _url(address: str, *, secure: bool) -> str:

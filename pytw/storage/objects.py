@@ -27,9 +27,10 @@ from pytw.errors import (
     StorageUnavailable,
     Unavailable,
 )
-from pytw.limits import OBJECT_BYTES_MAX, OBJECT_LIST_MAX
+from pytw.limits import OBJECT_BYTES_MAX, OBJECT_LIST_MAX, Limits
 from pytw.storage.objectkeys import checked_object_data, checked_object_key, checked_object_prefix, checked_url_life
 from pytw.storage.objectlinks import ObjectLinks
+from pytw.storage.objectroom import ObjectRoom
 from pytw.types import Id, ObjectInfo
 
 log = logging.getLogger(__name__)
@@ -75,23 +76,37 @@ class ObjectStore:
     """Made by `local` or `s3`. All methods raise StorageUnavailable, besides their own."""
 
     def __init__(
-        self, store: LocalStore | S3Store, *, links: ObjectLinks | None = None, signer: S3Store | None = None
+        self,
+        store: LocalStore | S3Store,
+        *,
+        links: ObjectLinks | None = None,
+        signer: S3Store | None = None,
+        limits: Limits | None = None,
     ) -> None:
         self._store = store
         self._links = links
         self._signer = signer
+        self._room = ObjectRoom(limits or Limits(), self._measure)
 
     @classmethod
-    def local(cls, directory: Path, links: ObjectLinks | None = None) -> ObjectStore:
+    def local(cls, directory: Path, links: ObjectLinks | None = None, *, limits: Limits | None = None) -> ObjectStore:
         """Objects as files below *directory*, which is made; *links* are their URLs. Raises: StorageRefused."""
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise StorageRefused(f"cannot write {directory}: {error.strerror}") from error
-        return cls(LocalStore(directory, automatic_cleanup=True), links=links)
+        return cls(LocalStore(directory, automatic_cleanup=True), links=links, limits=limits)
 
     @classmethod
-    def s3(cls, bucket: str, options: Mapping[str, Any], *, prefix: str = "", public_endpoint: str = "") -> ObjectStore:
+    def s3(
+        cls,
+        bucket: str,
+        options: Mapping[str, Any],
+        *,
+        prefix: str = "",
+        public_endpoint: str = "",
+        limits: Limits | None = None,
+    ) -> ObjectStore:
         """Objects in a bucket; *options* are obstore's (endpoint, access_key_id, secret_access_key, region).
 
         A plain ``http://`` endpoint is allowed, for a store on the same host.
@@ -103,7 +118,7 @@ class ObjectStore:
         """
         store = cls._bucket(bucket, options, prefix)
         public = cls._bucket(bucket, {**options, "endpoint": public_endpoint}, prefix) if public_endpoint else store
-        return cls(store, signer=public)
+        return cls(store, signer=public, limits=limits)
 
     @staticmethod
     def _bucket(bucket: str, options: Mapping[str, Any], prefix: str) -> S3Store:
@@ -129,19 +144,35 @@ class ObjectStore:
         return f"{owner.owner_type.value}s/{owner.owner_id}/"
 
     async def put(self, owner: Id, key: str, data: bytes) -> None:
-        """Write an object, whole or not at all. Raises: RequestError, LimitExceeded; on disk Conflict."""
+        """Write an object, whole or not at all. The tenant's writes go one by one.
+
+        Raises: RequestError. LimitExceeded: also where the tenant has no room left. Conflict: on disk.
+        """
         path = self._prefix(owner) + checked_object_key(key)
         checked_object_data(data)
-        with _translated(key), _folders(writes=True):
-            await self._store.put_async(path, data, use_multipart=False)
+        async with self._room.writing(owner) as usage:
+            old_bytes = await self._size(path, key)
+            self._room.check(usage, key, old_bytes, len(data))
+            with usage.unknown_on_failure(), _translated(key), _folders(writes=True):
+                await self._store.put_async(path, data, use_multipart=False)
+            usage.change(old_bytes, len(data))
+
+    async def _size(self, path: str, key: str) -> int | None:
+        with suppress(NotFound), _translated(key), _folders():
+            return int((await self._store.head_async(path))["size"])
+        return None
+
+    async def _measure(self, owner: Id) -> tuple[int, int]:
+        files = size = 0
+        with suppress(NotFound), _translated("*"), _folders():
+            async for batch in self._store.list(self._prefix(owner)):
+                files += len(batch)
+                size += sum(item["size"] for item in batch)
+        return files, size
 
     async def exists(self, owner: Id, key: str) -> bool:
         """Raises: RequestError, LimitExceeded."""
-        path = self._prefix(owner) + checked_object_key(key)
-        with suppress(NotFound), _translated(key), _folders():
-            await self._store.head_async(path)
-            return True
-        return False
+        return await self._size(self._prefix(owner) + checked_object_key(key), key) is not None
 
     async def get(self, owner: Id, key: str) -> bytes:
         """Raises: NotFound, RequestError, LimitExceeded: also where somebody else has put more there than fits."""
@@ -153,10 +184,15 @@ class ObjectStore:
             return bytes(await found.bytes_async())
 
     async def delete(self, owner: Id, key: str) -> None:
-        """Take an object away. Raises: NotFound on disk; S3 does not tell. RequestError."""
+        """Take an object away. Raises: NotFound, RequestError."""
         path = self._prefix(owner) + checked_object_key(key)
-        with _translated(key), _folders():
-            await self._store.delete_async(path)
+        async with self._room.writing(owner) as usage:
+            old_bytes = await self._size(path, key)
+            if old_bytes is None:
+                raise NotFound(f"there is no object {key[:80]!r}")
+            with usage.unknown_on_failure(), _translated(key), _folders():
+                await self._store.delete_async(path)
+            usage.change(old_bytes, None)
 
     async def url(self, owner: Id, key: str, expires_s: int) -> str:
         """An address at which everybody may read the object for so long; that it exists is not looked at.
@@ -182,10 +218,12 @@ class ObjectStore:
         return await self.get(owner, key)
 
     async def list(self, owner: Id, prefix: str = "", *, limit: int = OBJECT_LIST_MAX) -> list[ObjectInfo]:
-        """Objects whose key starts with *prefix*, by key, at most *limit*: one more than `OBJECT_LIST_MAX` tells
-        that there are more.
+        """Objects whose key starts with *prefix*, by key, at most *limit*.
 
-        Raises: RequestError, LimitExceeded."""
+        Args:
+            limit: at most one more than `OBJECT_LIST_MAX`, which tells that there are more.
+        Raises: RequestError, LimitExceeded.
+        """
         folder = checked_object_prefix(prefix).rpartition("/")[0]
         mine = self._prefix(owner)
         found: list[ObjectInfo] = []

@@ -200,6 +200,25 @@ async def test_a_busy_tenant_waits_for_itself_alone(served: Served, until: Calla
     assert served.db.started.count(MINE) == 50
 
 
+async def test_objects_that_are_slow_do_not_hold_up_the_database(served: Served, until: Callable[..., Any]) -> None:
+    class SlowObjects(FakeDb):
+        async def object_get(self, tenant: int, key: str) -> bytes:
+            self.started.append(tenant)
+            await self.go.wait()
+            return b"1"
+
+    db = DbClient(await served.serve(slow := SlowObjects()))
+    slow.go.clear()
+    tenants = [(2 * n + 1) << 22 for n in range(40)]
+    reads = [asyncio.ensure_future(db.object_get(tenant, "k")) for tenant in tenants]
+    await until(lambda: len(slow.started) == 32)
+    gate = asyncio.ensure_future(db.gate(MINE))
+    await until(lambda: MINE in slow.running)
+    slow.go.set()
+    assert await asyncio.gather(*reads) == [b"1"] * 40
+    assert await gate
+
+
 async def test_given_up_operations_that_wait_are_not_started(served: Served, until: Callable[..., Any]) -> None:
     client = await served.serve()
     served.db.go.clear()

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from pytw.errors import LimitExceeded, NotFound, RequestError, StorageRefused, StorageUnavailable
-from pytw.limits import OBJECT_BYTES_MAX
+from pytw.errors import Conflict, LimitExceeded, NotFound, RequestError, StorageRefused, StorageUnavailable, Unavailable
+from pytw.limits import OBJECT_BYTES_MAX, Limits
 from pytw.storage.objects import ObjectStore
 from pytw.types import Id
 
@@ -111,4 +111,98 @@ async def test_bucket_that_does_not_answer_is_unavailable() -> None:
         },
     )
     with pytest.raises(StorageUnavailable):
+        await objects.get(SHORT, "k")
+
+
+def small(directory: Path, **limits: int) -> ObjectStore:
+    return ObjectStore.local(directory, limits=Limits(**limits))
+
+
+async def test_a_full_store_takes_nothing_more_but_what_shrinks(tmp_path: Path) -> None:
+    objects, half = small(tmp_path, objects_bytes_max=1 << 20), 1 << 19
+    for key in ("a", "b"):
+        await objects.put(SHORT, key, b"x" * half)
+    for key, data in (("c", b"x"), ("a", b"x" * half + b"x")):
+        with pytest.raises(LimitExceeded):
+            await objects.put(SHORT, key, data)
+    with pytest.raises(LimitExceeded, match=r"full: with 'c' it would hold 1,048,577 bytes, more than 1,048,576"):
+        await objects.put(SHORT, "c", b"x")
+    await objects.put(SHORT, "empty", b"")
+    await objects.put(SHORT, "a", b"x" * (half - 1))
+    await objects.put(SHORT, "c", b"x")
+    await objects.delete(SHORT, "b")
+    await objects.put(SHORT, "d", b"x" * half)
+    await objects.put(LONG, "a", b"x" * half)
+
+
+async def test_files_are_counted_and_counted_again_after_a_restart(tmp_path: Path) -> None:
+    objects = small(tmp_path, objects_max=2)
+    await objects.put(SHORT, "a", b"")
+    await objects.put(SHORT, "d/b", b"")
+    for store in (objects, small(tmp_path, objects_max=2)):
+        with pytest.raises(LimitExceeded, match=r"with 'c' it would hold more than 2 files \(limits.objects_max\)"):
+            await store.put(SHORT, "c", b"")
+        await store.put(SHORT, "a", b"again")
+    again = small(tmp_path, objects_max=2)
+    with pytest.raises(NotFound):
+        await again.delete(SHORT, "c")
+    await again.delete(SHORT, "a")
+    await again.put(SHORT, "c", b"")
+
+
+async def test_writes_at_one_time_do_not_pass_the_bound(tmp_path: Path) -> None:
+    objects = small(tmp_path, objects_max=3)
+    writes = [objects.put(SHORT, f"k{n}", b"x") for n in range(10)]
+    ended = await asyncio.gather(*writes, return_exceptions=True)
+    assert [type(end) for end in ended].count(LimitExceeded) == 7
+    assert len(await objects.list(SHORT)) == 3
+
+
+async def test_after_a_failed_write_the_tenant_is_measured_anew(tmp_path: Path) -> None:
+    objects = small(tmp_path, objects_max=2)
+    await objects.put(SHORT, "a", b"")
+    with pytest.raises(Conflict):
+        await objects.put(SHORT, "a/b", b"")
+    await objects.put(SHORT, "b", b"")
+    with pytest.raises(LimitExceeded):
+        await objects.put(SHORT, "c", b"")
+
+
+async def test_bucket_signs_urls_for_its_public_endpoint() -> None:
+    options = {
+        "endpoint": "http://10.0.0.1:9000",
+        "access_key_id": "a",
+        "secret_access_key": "b",
+        "region": "us-east-1",
+    }
+    inner = ObjectStore.s3("bucket", options)
+    public = ObjectStore.s3("bucket", options, prefix="bots/x", public_endpoint="https://cdn.example")
+    assert (await inner.url(SHORT, "a/ü?", 60)).startswith(
+        f"http://10.0.0.1:9000/bucket/guilds/{SHORT.owner_id}/a/%C3%BC%3F?X-Amz-"
+    )
+    url = await public.url(SHORT, "k", 60)
+    assert url.startswith(f"https://cdn.example/bucket/bots/x/guilds/{SHORT.owner_id}/k?X-Amz-")
+    assert "X-Amz-Expires=60&" in url
+    with pytest.raises(NotFound, match="serves no objects"):
+        await public.open_link(SHORT, "k", expires="1", signature="x")
+
+
+async def test_store_without_an_address_gives_no_urls(objects: ObjectStore) -> None:
+    with pytest.raises(Unavailable, match="gives no URLs"):
+        await objects.url(SHORT, "k", 60)
+    with pytest.raises(NotFound):
+        await objects.open_link(SHORT, "k", expires="1", signature="x")
+
+
+async def test_errors_name_no_path_of_this_machine(objects: ObjectStore, tmp_path: Path) -> None:
+    (tmp_path / "deep/objects/users").symlink_to("users")
+    with pytest.raises(StorageUnavailable) as refused:
+        await objects.put(Id.user(1), "k", b"1")
+    assert str(tmp_path) not in refused.value.detail
+
+
+async def test_an_object_that_somebody_else_made_too_large_is_refused(objects: ObjectStore, tmp_path: Path) -> None:
+    await objects.put(SHORT, "k", b"1")
+    (tmp_path / "deep/objects/guilds" / SHORT.owner_id / "k").write_bytes(b"x" * (OBJECT_BYTES_MAX + 1))
+    with pytest.raises(LimitExceeded, match="Data too large"):
         await objects.get(SHORT, "k")

@@ -41,6 +41,24 @@ async def test_busy_tenant_does_not_delay_another():
     await asyncio.gather(*reads)
 
 
+async def test_slow_objects_do_not_delay_the_database():
+    class SlowObjects(MemoryDb):
+        async def object_get(self, tenant: int, key: str) -> bytes:
+            await go.wait()
+            return await super().object_get(tenant, key)
+
+    go, inner = asyncio.Event(), SlowObjects()
+    db = WorkerDB(inner, 8)
+    for tenant in range(100):
+        await db.object_put(tenant, "k", b"1")
+    reads = [asyncio.create_task(db.object_get(tenant, "k")) for tenant in range(100)]
+    await until(lambda: db.object_turns.waiting == 68, "the others to wait")
+    async with asyncio.timeout(1):
+        assert await db.kv_get(5, "k", ["s"]) is None
+    go.set()
+    assert await asyncio.gather(*reads) == [b"1"] * 100
+
+
 async def test_turns_go_round_over_tenants():
     """Three tenants queue behind one place: each gets every third turn, whatever the order of asking."""
     turns = Turns(per_tenant=1, total=1)
