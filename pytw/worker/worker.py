@@ -105,7 +105,7 @@ class Worker:
         )
         self.loads = ProgramLoads(self.db, self.vms, self.state, self.cache, spec.limits)
         self.dispatch = WorkerDispatch(self.vms, self.state, self.loads, spec.limits, worker_id=self.id)
-        runtime = Runtime(self.db, self.loads.refresh, BotStats(rest, self._guilds), spec.links)
+        runtime = Runtime(self.db, self.loads.refresh, BotStats(rest, self._tenants))
         self._http = Http(spec.http_domains)
         self.context = VMContext(
             self.vms,
@@ -168,7 +168,7 @@ class Worker:
     async def _tell(self, tenant: int, payload: bytes) -> None:
         await self.background.run(tenant, CreateEvent(ON_STARTUP, payload))
 
-    def _guilds(self) -> int:
+    def _tenants(self) -> int:
         return len(self.state)
 
     async def _caps_of(self, tenant: int, template: str) -> frozenset[str]:

@@ -175,7 +175,7 @@ def test_the_listed_capabilities_are_those_of_the_host_calls() -> None:
     ]
     operations = {
         name: operation
-        for room in [*rooms, runtime.Runtime(None, None, None, {})]  # type: ignore[arg-type]
+        for room in [*rooms, runtime.Runtime(None, None, None)]  # type: ignore[arg-type]
         for name, operation in room.operations().items()
     }
     asked: set[str] = set()

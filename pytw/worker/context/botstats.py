@@ -18,12 +18,12 @@ class BotStats:
     """The numbers, at most `BOT_STATS_S` old where Discord answers; older ones where it does not.
 
     Args:
-        guilds: how many guilds this worker holds settings of.
+        cached: how many tenants this worker holds settings of; few are users.
     """
 
-    def __init__(self, rest: Rest, guilds: Callable[[], int], *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, rest: Rest, cached: Callable[[], int], *, clock: Callable[[], float] = time.monotonic) -> None:
         self._rest = rest
-        self._guilds = guilds
+        self._cached = cached
         self._clock = clock
         self._started_at = datetime.now(UTC)
         self._application: dict[str, Any] | None = None
@@ -39,7 +39,7 @@ class BotStats:
         """
         application = await self._known()
         return {
-            "total_cached_guilds": self._guilds(),
+            "total_cached_guilds": self._cached(),
             "total_guilds": _count(application, "approximate_guild_count"),
             "total_users": _count(application, "approximate_user_install_count"),
             "last_started_at": self._started_at,

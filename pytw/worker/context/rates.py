@@ -125,9 +125,7 @@ class RateLimits:
 
         Raises: LimitExceeded: too many; its text says how long to wait.
         """
-        meters = self._plugins.get(plugin)
-        if meters is None:
-            return
+        meters = self._plugins[plugin]
         used = self._used(tenant)
         now_ns = self._clock_ns()
         if bucket not in meters.exempt:

@@ -23,16 +23,12 @@ def runtime_info(links: Mapping[str, str]) -> bytes:
 
 
 class Runtime:
-    """``runtime.*``. *changed* makes the gate see a new state before the call returns."""
+    """``runtime.*``, without what `runtime_info` tells. *changed* makes the gate see a new state before the call returns."""
 
-    def __init__(
-        self, db: WorkerDb, changed: Callable[[int], Awaitable[None]], stats: BotStats, links: Mapping[str, str]
-    ) -> None:
+    def __init__(self, db: WorkerDb, changed: Callable[[int], Awaitable[None]], stats: BotStats) -> None:
         self._db = db
         self._changed = changed
         self._stats = stats
-        self._links = answers.one(dict(links))
-        self._events = answers.one(list(EVENT_LIST))
 
     def operations(self) -> dict[str, Operation]:
         return _operations(
@@ -40,8 +36,6 @@ class Runtime:
                 "gettenantstate": self.gettenantstate,
                 "settenantstate": self.settenantstate,
                 "stats": self.stats,
-                "links": self.links,
-                "eventlist": self.eventlist,
             }
         )
 
@@ -60,12 +54,6 @@ class Runtime:
 
     async def stats(self, _call: HostCall) -> bytes:
         return answers.one_read_only(await self._stats.read())
-
-    async def links(self, _call: HostCall) -> bytes:
-        return self._links
-
-    async def eventlist(self, _call: HostCall) -> bytes:
-        return self._events
 
 
 def _events(events: Any) -> frozenset[str]:
