@@ -1,4 +1,5 @@
-"""Every bound, once, with its unit last. `Limits` holds those an operator may change; the rest are constants.
+"""Bounds, each once, with its unit last. `Limits` holds those an operator may change; the rest are constants. What bounds the
+inside of one module alone stands there.
 
 The documentation of the configuration is made from `Limits` (docs/configuration.md).
 """
@@ -150,6 +151,7 @@ CURRENT_USER_TRIES_MAX = 10
 BOT_STATS_RETRY_S = 5.0
 HTTP_DOMAINS = ("cdn.discordapp.com",)  # by default
 HTTP_TIMEOUT_S = 5.0
+HTTP_BACKSTOP_S = 2 * HTTP_TIMEOUT_S  # of the whole call: the request has ended before
 HTTP_IN_FLIGHT_MAX = 6  # of one tenant
 HTTP_QUEUE_MAX = 32  # of one tenant
 HTTP_REQUESTS_MAX = 512  # of one worker

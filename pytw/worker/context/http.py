@@ -20,6 +20,7 @@ from pytw import values
 from pytw.errors import DeadlineExceeded, LimitExceeded, Overloaded, RequestError
 from pytw.limits import (
     HTTP_ANSWER_BYTES_MAX,
+    HTTP_BACKSTOP_S,
     HTTP_BUFFERED_BYTES_MAX,
     HTTP_HEADER_BYTES_MAX,
     HTTP_HEADERS_MAX,
@@ -97,8 +98,7 @@ class Http:
         send = Operation(
             handler=self.send,
             bucket=Bucket("http", "send"),
-            # A backstop: the request itself has ended before.
-            timeout_s=HTTP_TIMEOUT_S + 5.0,
+            timeout_s=HTTP_BACKSTOP_S,
             answer_bytes_max=HTTP_ANSWER_BYTES_MAX,
         )
         return {"http.send": send}
