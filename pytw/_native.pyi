@@ -48,6 +48,7 @@ class Engine:
         error_bytes_max: int = ...,
         source_bytes_max: int = ...,
         idle_evict_ms: int = ...,
+        opening_ms: int = ...,
         memory_budget_bytes: int = ...,
         builtins: bytes = ...,
         patches: bytes = ...,
@@ -67,6 +68,7 @@ class Engine:
             vm_reserve_bytes: so far a VM may pass its limit until its garbage is collected, which happens at the next place
                 where it can be; what is still above the limit then ends it. By default as much again as the limit, at most
                 32 MiB. Of a thread's VMs only the one that runs may be in its reserve.
+            opening_ms: the first event of each VM runs alone until it has its answer, at most so long; 0: never.
             builtins: msgpack map of path -> source, the template ``$builtins`` that comes first for every tenant, also
                 for one without a program; empty for none. Read once per engine, compiled once per process. A tenant's
                 own template of that name takes its place.

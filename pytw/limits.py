@@ -78,6 +78,9 @@ class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = 1_000
 
 
+# ---- loop mode -------------------------------------------------------------------------------------
+LOOP_OPENING_S = 2.0  # so long the first event of a VM may keep the tenant's others waiting
+
 # ---- values (every crossing) ---------------------------------------------------------------------
 VALUE_DEPTH_MAX = 64
 VALUE_NODES_MAX = 100_000

@@ -21,6 +21,8 @@ pub struct Limits {
     pub log_bytes_per_s: u64,
     pub error_bytes_max: usize,
     pub idle_evict: Duration,
+    /// How long the first event of a VM may keep the others waiting (`opening.rs`).
+    pub opening: Duration,
     pub memory_budget_bytes: usize,
     pub layers: Arc<Layers>,
     pub builtins: Option<Arc<Template>>,

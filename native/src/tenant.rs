@@ -19,7 +19,7 @@ use crate::vm::Vm;
 #[derive(Default)]
 pub struct Slot {
     pub vm: Option<Box<Vm>>,
-    /// Requests that found no VM: it is made in the tenant's own turn.
+    /// Requests that found no VM, which is made in the tenant's own turn, or one whose first event runs alone.
     pub arrived: VecDeque<Box<Arrival>>,
     /// What the VM held at the end of its last slice.
     pub bytes: usize,
@@ -52,7 +52,12 @@ pub struct Tenant {
 
 impl Slot {
     pub fn has_work(&self) -> bool {
-        !self.arrived.is_empty() || self.vm.as_ref().is_some_and(|vm| !vm.ready.borrow().is_empty())
+        (!self.arrived.is_empty() && self.admits()) || self.vm.as_ref().is_some_and(|vm| !vm.ready.borrow().is_empty())
+    }
+
+    /// Whether what has arrived may start.
+    pub fn admits(&self) -> bool {
+        self.vm.as_ref().is_none_or(|vm| vm.opening.admits())
     }
 
     /// Notes how much the VM holds now, here and in the engine's sum.
@@ -103,7 +108,10 @@ impl Tenant {
         let slot = &mut self.slots[slot];
         match &slot.vm {
             // A check's VM is made anew for each check.
-            Some(vm) if !arrival.is_check() => vm.ready.borrow_mut().push_back(Task::Start(arrival)),
+            Some(vm) if !arrival.is_check() && slot.arrived.is_empty() && vm.opening.admits() => {
+                vm.opening.begin(&arrival, vm.limits.opening);
+                vm.ready.borrow_mut().push_back(Task::Start(arrival));
+            }
             _ => slot.arrived.push_back(arrival),
         }
     }
@@ -167,6 +175,7 @@ impl Tenant {
             if let Some(vm) = &slot.vm {
                 sooner(vm.timers.borrow().peek().map(|t| t.at));
                 sooner(vm.deadline.get());
+                sooner(vm.opening.until().filter(|at| *at > now && !slot.arrived.is_empty()));
                 sooner(Some(self.used + idle_evict).filter(|at| *at > now));
             }
         }

@@ -77,7 +77,14 @@ impl Engine {
         }
         let Some(vm) = &held.vm else { return Ok(false) };
         match slot {
-            EVENTS => vm.ready.borrow_mut().extend(held.arrived.drain(..).map(Task::Start)),
+            EVENTS => {
+                while vm.opening.admits()
+                    && let Some(arrival) = held.arrived.pop_front()
+                {
+                    vm.opening.begin(&arrival, vm.limits.opening);
+                    vm.ready.borrow_mut().push_back(Task::Start(arrival));
+                }
+            }
             // One check at a time: its VM is its own.
             _ if vm.is_idle() => vm.ready.borrow_mut().extend(held.arrived.pop_front().map(Task::Start)),
             _ => {}

@@ -17,10 +17,10 @@ import msgpack
 
 from pytw import _native
 from pytw.errors import PytwError, Unavailable, WorkerLost, from_wire
-from pytw.limits import Limits
+from pytw.limits import LOOP_OPENING_S, Limits
 from pytw.routing import vm_thread_of
 from pytw.types import CreateEvent, DispatchResult, Outcome
-from pytw.worker.template import Template
+from pytw.worker.template import EVERY_EVENT, Template
 
 log = logging.getLogger(__name__)
 
@@ -183,6 +183,8 @@ class WorkerVmManager:
             )
             self._options["builtins_entry"] = builtins.entry
             self._options["builtins_events"] = events
+            if events == [EVERY_EVENT]:
+                self._options["opening_ms"] = int(LOOP_OPENING_S * 1000)
         self._engines = [self._start(index) for index in range(self._threads)]
         return events
 

@@ -105,6 +105,23 @@ class TestOtherTree:
         assert [note.outcome for note in await rig.like.why(A)] == [Outcome.SCRIPT_ERROR]
         await rig.like.kill()
 
+    async def test_what_a_loop_makes_at_its_first_event_is_made_once(self, tmp_path: Path):
+        """Its manager, which reads the store first: other events wait until the first one has its answer."""
+        rig = await self.start(
+            tmp_path,
+            """return function(ctx)
+                if not ctx.store.manager then
+                    made = (made or 0) + 1
+                    ctx.KV:find("%%", { "templates" })
+                    ctx.store.manager = {}
+                end
+                return made
+            end""",
+        )
+        results = await asyncio.gather(*(rig.like.dispatch_event(A, event("E")) for _ in range(8)))
+        assert [result.templates[0].value for result in results] == [1] * 8
+        await rig.like.kill()
+
     async def test_failure_of_the_loop_is_an_error_of_the_built_in_template(self, tmp_path: Path):
         rig = await self.start(tmp_path, "return function() error('lost') end")
         (part,) = (await rig.like.dispatch_event(A, event("E"))).templates
