@@ -10,10 +10,10 @@ use std::time::Instant;
 
 use mlua::ffi::{self, lua_State};
 
-use crate::event;
 use crate::isolate::BOOT_NAME;
-use crate::json::bytes_at;
 use crate::program::{self, Frames, SyntaxError};
+use crate::stack::bytes_at;
+use crate::{errors, event, memory};
 
 /// Steps that one pattern item or one search may take without a poll: about 50 ms.
 const STEPS_MAX: usize = 50_000_000;
@@ -224,35 +224,8 @@ unsafe extern "C-unwind" fn collectgarbage(state: *mut lua_State) -> c_int {
         if ffi::lua_type(state, 1) != ffi::LUA_TSTRING || bytes_at(state, 1) != b"count" {
             ffi::luaL_error(state, c"collectgarbage called with invalid option".as_ptr());
         }
-        let bytes = f64::from(ffi::lua_gc(state, ffi::LUA_GCCOUNT, 0)) * 1024.0 + f64::from(ffi::lua_gc(state, ffi::LUA_GCCOUNTB, 0));
+        let bytes = memory::heap_bytes(state);
         ffi::lua_pushnumber(state, bytes / 1024.0);
-        1
-    }
-}
-
-/// `debug.traceback(thread?, message?, level?)`, without the engine's own frames.
-unsafe extern "C-unwind" fn traceback(state: *mut lua_State) -> c_int {
-    // SAFETY: called by Luau; the text is owned only while it is pushed.
-    unsafe {
-        let other = ffi::lua_tothread(state, 1);
-        let (co, first) = if other.is_null() { (state, 1) } else { (other, 2) };
-        let level = ffi::luaL_optinteger_(state, first + 1, c_int::from(co == state)).max(0);
-        let message = if ffi::lua_type(state, first) > ffi::LUA_TNIL {
-            ffi::luaL_checklstring(state, first, ptr::null_mut());
-            Some(bytes_at(state, first))
-        } else {
-            None
-        };
-        let mut text = message.map(|m| String::from_utf8_lossy(m).into_owned() + "\n").unwrap_or_default();
-        crate::isolate::frames(co, level, |_, file, line, name| {
-            use std::fmt::Write;
-            let _ = write!(text, "{file}:{line}");
-            if let Some(name) = name {
-                let _ = write!(text, " function {name}");
-            }
-            text.push('\n');
-        });
-        crate::json::push_str(state, text.as_bytes());
         1
     }
 }
@@ -307,7 +280,7 @@ pub unsafe fn install(state: *mut lua_State) {
         ffi::lua_settop(state, top);
 
         ffi::lua_getglobal(state, c"debug".as_ptr());
-        ffi::lua_pushcclosurek(state, traceback, c"traceback".as_ptr(), 0, None);
+        ffi::lua_pushcclosurek(state, errors::traceback, c"traceback".as_ptr(), 0, None);
         ffi::lua_rawsetfield(state, -2, c"traceback".as_ptr());
         ffi::lua_settop(state, top);
 

@@ -13,10 +13,10 @@ use std::ptr;
 
 use mlua::ffi::{self, lua_State};
 
-use crate::json::{bytes_at, push_str};
 use crate::object::{self, Object};
 use crate::park;
 use crate::scheduler;
+use crate::stack::{self, bytes_at, push_str};
 
 /// Why a native function fails: what the script gets as the error, and the limit that is breached, if that is why.
 #[derive(Debug)]
@@ -41,6 +41,11 @@ impl Fault {
     pub fn limit(limit: &'static str, text: impl Into<Cow<'static, str>>) -> Self {
         Fault { text: text.into(), limit: Some(limit) }
     }
+
+    /// The same fault, with what it befell before it: `what: text`.
+    pub fn of(self, what: impl std::fmt::Display) -> Self {
+        Fault { text: format!("{what}: {}", self.text).into(), ..self }
+    }
 }
 
 /// How a native function ends: the number of results on top of the stack, or `WAIT`.
@@ -53,9 +58,6 @@ pub type Named = (&'static CStr, Function);
 pub const WAIT: c_int = -1;
 /// The function has parked its thread (`park.rs`): another function goes on when it is woken.
 pub const THEN: c_int = -2;
-
-/// Integers past this lose digits as a Luau number.
-pub const EXACT: f64 = 9_007_199_254_740_992.0;
 
 pub struct Call {
     pub state: *mut lua_State,
@@ -147,13 +149,7 @@ impl Call {
 
     /// The bytes of a buffer.
     pub fn buffer(&self, index: c_int) -> Result<&[u8], Fault> {
-        let mut size = 0;
-        let data = unsafe { ffi::lua_tobuffer(self.state, index, &raw mut size) };
-        match (data.is_null(), size) {
-            (true, _) => Err(self.wrong(index, "buffer")),
-            (_, 0) => Ok(&[]),
-            _ => Ok(unsafe { std::slice::from_raw_parts(data.cast(), size) }),
-        }
+        unsafe { stack::buffer_at(self.state, index) }.ok_or_else(|| self.wrong(index, "buffer"))
     }
 
     /// The object of a type at `index`. What changes in it sits in cells.
@@ -199,10 +195,7 @@ impl Call {
     }
 
     pub fn push_buffer(&self, v: &[u8]) {
-        unsafe {
-            let data = ffi::lua_newbuffer(self.state, v.len()) as *mut u8;
-            ptr::copy_nonoverlapping(v.as_ptr(), data, v.len());
-        }
+        unsafe { stack::push_buffer(self.state, v) }
     }
 
     pub fn push_object<T: Object>(&self, value: T) {
@@ -310,13 +303,19 @@ pub unsafe fn run(state: *mut lua_State, function: Function) -> c_int {
         },
         Ok(THEN) => unsafe { ffi::lua_yield(state, 0) },
         Ok(n) => n,
-        Err(fault) => unsafe {
-            push_fault(state, fault);
-            ffi::lua_error(state)
-        },
+        Err(fault) => unsafe { raise(state, fault) },
     }
 }
 
+/// Raises the fault as a Luau error. Nothing else that owns memory may be alive in the caller.
+pub unsafe fn raise(state: *mut lua_State, fault: Fault) -> ! {
+    unsafe {
+        push_fault(state, fault);
+        ffi::lua_error(state)
+    }
+}
+
+/// Pushes the fault's text, and notes which limit is breached.
 unsafe fn push_fault(state: *mut lua_State, fault: Fault) {
     if let (Some(vm), true) = (scheduler::current(), fault.limit.is_some()) {
         vm.breach.set(fault.limit);

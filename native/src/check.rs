@@ -36,7 +36,7 @@ pub unsafe fn encode_keys(state: *mut lua_State, index: c_int, out: &mut Vec<u8>
                 if ffi::lua_type(state, -2) != ffi::LUA_TSTRING {
                     return Err("an event's name must be a string".into());
                 }
-                let name = std::str::from_utf8(crate::json::bytes_at(state, -2)).map_err(|_| "an event's name is not UTF-8")?;
+                let name = std::str::from_utf8(crate::stack::bytes_at(state, -2)).map_err(|_| "an event's name is not UTF-8")?;
                 keys.insert(name.to_string());
                 if keys.len() > KEYS_MAX {
                     return Err("the entry names too many events".into());

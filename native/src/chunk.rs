@@ -9,9 +9,9 @@ use std::ptr;
 use mlua::ffi::{self, lua_State};
 
 use crate::isolate::BOOT_NAME;
-use crate::json::{bytes_at, push_str};
 use crate::program::{self, SyntaxError};
 use crate::scheduler;
+use crate::stack::{bytes_at, push_str};
 use crate::vfs::PATH_BYTES_MAX;
 
 /// What Luau shows of a long name.

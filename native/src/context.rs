@@ -16,8 +16,6 @@ use crate::isolate::{self, Core, slot};
 use crate::object::{self, Object, Type, tag};
 use crate::{event, marks, plugins, user, value};
 
-pub const TAG_CTX: c_int = 21;
-
 /// An event on its way into a VM.
 pub struct EventInfo {
     pub request: u64,
@@ -68,7 +66,7 @@ pub unsafe fn push(state: *mut lua_State, core: &Core, name_index: usize, event:
     let bytes = size_of::<Ctx>() + name.len() + author.len() + payload.len();
     // SAFETY: inside a protected call; the userdata has room for all that is written.
     unsafe {
-        let ctx = ffi::lua_newuserdatataggedwithmetatable(state, bytes, TAG_CTX) as *mut Ctx;
+        let ctx = ffi::lua_newuserdatataggedwithmetatable(state, bytes, tag::CTX) as *mut Ctx;
         ctx.write(Ctx {
             isolate: core.id,
             number: core.next_event(),
@@ -90,7 +88,7 @@ pub unsafe fn push(state: *mut lua_State, core: &Core, name_index: usize, event:
 /// The `ctx` of an event at an index, whoever it belongs to.
 pub unsafe fn at<'a>(state: *mut lua_State, index: c_int) -> Option<&'a Ctx> {
     // SAFETY: only `push` makes userdata with this tag.
-    unsafe { (ffi::lua_touserdatatagged(state, index, TAG_CTX) as *const Ctx).as_ref() }
+    unsafe { (ffi::lua_touserdatatagged(state, index, tag::CTX) as *const Ctx).as_ref() }
 }
 
 /// What `ctx:with` makes. Its values: `event`, the event's table or the `ctx` that has it, and by name what was read of it.
@@ -231,8 +229,7 @@ fn push_new_event(call: &Call) -> Result<(), Fault> {
     unsafe {
         event::complete(call.state, 4);
         call.push_field(4, c"data");
-        value::copy(call.state, 7)
-            .map_err(|refusal| Fault { text: format!("the event's data: {}", refusal.text).into(), limit: refusal.limit })?;
+        value::copy(call.state, 7).map_err(|refusal| Fault::from(refusal).of("the event's data"))?;
     }
     call.push_table(0, 3);
     for (index, name) in [(5, c"name"), (6, c"author"), (8, c"data")] {
@@ -376,6 +373,6 @@ pub unsafe fn install(state: *mut lua_State) {
         ffi::lua_rawsetfield(state, -2, c"__namecall".as_ptr());
         event::install(state);
         ffi::lua_rawseti_(state, -2, event::LAZY);
-        ffi::lua_setuserdatametatable(state, TAG_CTX);
+        ffi::lua_setuserdatametatable(state, tag::CTX);
     }
 }

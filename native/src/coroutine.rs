@@ -11,12 +11,12 @@ use std::ffi::c_int;
 
 use mlua::ffi::{self, lua_State};
 
-use crate::json::{bytes_at, push_str};
+use crate::errors;
 use crate::scheduler::{raise, set, vm};
+use crate::stack::{bytes_at, push_str};
 use crate::thread::is_ended;
 
 const RAISED: &str = "runtime error: ";
-const FRAMES_SHOWN: usize = 20;
 
 enum Resumed {
     Values(c_int),
@@ -118,14 +118,7 @@ unsafe fn tell(state: *mut lua_State, co: Option<*mut lua_State>) {
         let given = String::from_utf8_lossy(bytes_at(state, -1));
         let mut text = if given.starts_with(RAISED) { given.into_owned() } else { format!("{RAISED}{given}") };
         if let Some(co) = co {
-            text.push_str("\nstack traceback:");
-            crate::isolate::frames(co, 0, |depth, file, line, name| {
-                use std::fmt::Write;
-                if depth < FRAMES_SHOWN {
-                    let _ = write!(text, "\n{file}:{line}");
-                    let _ = name.map_or(Ok(()), |name| write!(text, " function {name}"));
-                }
-            });
+            errors::append_stack(co, &mut text);
         }
         ffi::lua_settop(state, -2);
         push_str(state, text.as_bytes());

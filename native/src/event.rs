@@ -9,11 +9,13 @@ use std::ffi::c_int;
 
 use mlua::ffi::{self, lua_State};
 
-use crate::context::{self, Ctx, TAG_CTX};
+use crate::context::{self, Ctx};
 use crate::isolate::{self, Core, RING, slot};
-use crate::json::{self, bytes_at, push_str};
+use crate::json;
 use crate::keys::Keys;
+use crate::object::tag;
 use crate::scheduler;
+use crate::stack::{bytes_at, push_str};
 
 /// Place of the metatable of events without data in the metatable of `ctx`.
 pub const LAZY: c_int = 1;
@@ -56,7 +58,7 @@ pub unsafe fn push(state: *mut lua_State, core: &Core) {
         } else {
             ffi::lua_pushvalue(state, 1);
             ffi::lua_rawsetptagged(state, 3, mark(), 0);
-            ffi::lua_getuserdatametatable(state, TAG_CTX);
+            ffi::lua_getuserdatametatable(state, tag::CTX);
             ffi::lua_rawgeti_(state, 4, LAZY);
             ffi::lua_setmetatable(state, 3);
             ffi::lua_settop(state, 3);
@@ -173,17 +175,5 @@ pub unsafe fn install(state: *mut lua_State) {
         ffi::lua_rawsetfield(state, -2, c"__iter".as_ptr());
         ffi::lua_pushboolean(state, 0);
         ffi::lua_rawsetfield(state, -2, c"__metatable".as_ptr());
-    }
-}
-
-/// Pushes a table with room for `items`, weak in its keys (`k`) or values (`v`).
-pub unsafe fn push_weak(state: *mut lua_State, mode: &std::ffi::CStr, items: c_int) {
-    // SAFETY: while a VM or an isolate is set up.
-    unsafe {
-        ffi::lua_createtable(state, items, 0);
-        ffi::lua_createtable(state, 0, 1);
-        ffi::lua_pushstring_(state, mode.as_ptr());
-        ffi::lua_rawsetfield(state, -2, c"__mode".as_ptr());
-        ffi::lua_setmetatable(state, -2);
     }
 }

@@ -8,7 +8,7 @@ use std::fmt::Write;
 use mlua::ffi::{self, lua_State};
 
 use crate::call::Fault;
-use crate::json::bytes_at;
+use crate::stack::bytes_at;
 use crate::walk::{Budget, DEPTH_MAX, Entry, Key, entries, push_entry, sort};
 use crate::{event, limits, marks};
 

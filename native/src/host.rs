@@ -5,8 +5,7 @@ use std::ffi::c_int;
 
 use mlua::ffi;
 
-use crate::call::{Call, Done, Fault, Function, Named, WAIT};
-use crate::limits;
+use crate::call::{Call, Done, Function, Named, WAIT};
 use crate::msgpack;
 use crate::park;
 use crate::scheduler;
@@ -22,10 +21,7 @@ pub fn ask(call: &Call, name: &str, narrowed: Option<&[Box<str>]>, first: c_int,
     if vm.is_check {
         return Err("a template that is being checked cannot call the host".into());
     }
-    if vm.cannot_wait(false).is_some() {
-        let text = format!("too many calls and threads are waiting: {} may (limit: calls)", vm.limits.threads_max);
-        return Err(Fault::limit(limits::CALLS, text));
-    }
+    vm.may_wait(false)?;
     // SAFETY: the running thread of the current VM, and arguments that are on its stack.
     unsafe {
         let Some(origin) = vm.origin(call.state) else {

@@ -16,14 +16,11 @@ use rustc_hash::FxHashMap;
 
 use crate::chunk::{self, Style, chunk_name, push_chunk};
 use crate::context::{self, EventInfo};
-use crate::event;
-use crate::json::push_str;
 use crate::marks;
 use crate::modules;
+use crate::object::tag;
 use crate::program::{Source, Template};
-
-/// Userdata tags of this crate start here; mlua and others stay below.
-pub const TAG_ISOLATE: c_int = 20;
+use crate::stack::{push_str, push_weak};
 
 /// Places in an isolate's record.
 pub mod slot {
@@ -160,7 +157,7 @@ pub unsafe fn push_record(state: *mut lua_State, index: c_int) -> bool {
 
 pub unsafe fn core_at<'a>(state: *mut lua_State, index: c_int) -> Option<&'a Core> {
     unsafe {
-        let data = ffi::lua_touserdatatagged(state, index, TAG_ISOLATE) as *const *const Core;
+        let data = ffi::lua_touserdatatagged(state, index, tag::ISOLATE) as *const *const Core;
         if data.is_null() { None } else { (*data).as_ref() }
     }
 }
@@ -191,7 +188,7 @@ pub unsafe fn set_slot(state: *mut lua_State, place: c_int) {
 /// Sets the VM up for isolates; before its globals are sealed.
 pub unsafe fn install(state: *mut lua_State) {
     unsafe {
-        ffi::lua_setuserdatadtor(state, TAG_ISOLATE, Some(drop_core));
+        ffi::lua_setuserdatadtor(state, tag::ISOLATE, Some(drop_core));
         chunk::install(state);
         modules::install(state);
         context::install(state);
@@ -307,7 +304,7 @@ unsafe fn make_record(state: *mut lua_State, globals: c_int, template: &Arc<Temp
     unsafe {
         ffi::lua_createtable(state, slot::LAST, 4);
         let record = globals + 1;
-        let data = ffi::lua_newuserdatatagged(state, size_of::<*const Core>(), TAG_ISOLATE) as *mut *const Core;
+        let data = ffi::lua_newuserdatatagged(state, size_of::<*const Core>(), tag::ISOLATE) as *mut *const Core;
         *data = ptr::null();
         ffi::lua_rawseti_(state, record, slot::ISOLATE);
         ffi::lua_pushvalue(state, ffi::LUA_GLOBALSINDEX);
@@ -320,7 +317,7 @@ unsafe fn make_record(state: *mut lua_State, globals: c_int, template: &Arc<Temp
         marks::mark_array(state);
         ffi::lua_setreadonly(state, -1, 1);
         ffi::lua_rawseti_(state, record, slot::EXTRA_PLUGINS);
-        event::push_weak(state, c"v", RING as c_int);
+        push_weak(state, c"v", RING as c_int);
         ffi::lua_rawseti_(state, record, slot::EVENTS);
         // Last, when nothing can raise any more: the userdata gets its share of the core.
         let core = Core::new(template.clone());
@@ -347,52 +344,5 @@ unsafe fn push_handler(state: *mut lua_State, record: c_int, event: &str) -> boo
         }
         ffi::lua_settop(state, -2);
         false
-    }
-}
-
-// ---- tracebacks -----------------------------------------------------------------------------------------
-
-const FRAMES_SHOWN: usize = 20;
-
-/// Walks the Luau frames of a thread, innermost first, without the engine's own: `(depth, file, line, name)`. Runs no
-/// Luau and allocates nothing in it.
-pub unsafe fn frames(co: *mut lua_State, level: c_int, mut each: impl FnMut(usize, &str, c_int, Option<&str>)) {
-    // SAFETY: by the caller, a live thread; the texts of a frame are copied or used before the next is looked at.
-    unsafe {
-        let mut frame: ffi::lua_Debug = std::mem::zeroed();
-        let mut level = level;
-        let mut depth = 0;
-        while ffi::lua_getinfo(co, level, c"sln".as_ptr(), &mut frame) != 0 {
-            level += 1;
-            let source = CStr::from_ptr(frame.source);
-            if source == BOOT_NAME || source == c"=[C]" {
-                continue;
-            }
-            let file = CStr::from_ptr(frame.short_src).to_string_lossy();
-            let name = if frame.name.is_null() { c"" } else { CStr::from_ptr(frame.name) }.to_string_lossy();
-            each(depth, &file, frame.currentline, Some(&*name).filter(|name| !name.is_empty()));
-            depth += 1;
-        }
-    }
-}
-
-/// Appends the stack of a thread that ended with an error, one line per frame, in the template's terms.
-pub unsafe fn traceback(co: *mut lua_State, template: &str, out: &mut String) {
-    use std::fmt::Write;
-    // SAFETY: by the caller.
-    unsafe {
-        frames(co, 0, |depth, file, line, name| {
-            let file = chunk::plain(file);
-            match depth.cmp(&FRAMES_SHOWN) {
-                std::cmp::Ordering::Less => {
-                    let _ = write!(out, "\n\ttemplate '{template}' {file}:{line}");
-                }
-                std::cmp::Ordering::Equal => out.push_str("\n\t..."),
-                std::cmp::Ordering::Greater => {}
-            }
-            if let (Some(name), true) = (name, depth < FRAMES_SHOWN) {
-                let _ = write!(out, " in function '{name}'");
-            }
-        });
     }
 }

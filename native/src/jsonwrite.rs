@@ -8,9 +8,9 @@ use std::io::Write;
 use mlua::ffi::{self, lua_State};
 
 use crate::api::ints::{I64, U64};
-use crate::call::{EXACT, Fault};
-use crate::json::bytes_at;
+use crate::call::Fault;
 use crate::object::Object;
+use crate::stack::{bytes_at, whole};
 use crate::walk::{BYTES_MAX, Budget, Entry, Key, entries, push_entry, sort};
 use crate::{event, limits, marks};
 
@@ -100,12 +100,10 @@ impl Writer {
     fn number(&mut self, n: f64) -> Result<(), Fault> {
         let mut text = [0; 32];
         let mut rest = &mut text[..];
-        let done = if !n.is_finite() {
-            write!(rest, "null")
-        } else if n.fract() == 0.0 && n.abs() <= EXACT && !(n == 0.0 && n.is_sign_negative()) {
-            write!(rest, "{}", n as i64)
-        } else {
-            write!(rest, "{n:?}")
+        let done = match whole(n) {
+            _ if !n.is_finite() => write!(rest, "null"),
+            Some(n) => write!(rest, "{n}"),
+            None => write!(rest, "{n:?}"),
         };
         let left = rest.len();
         match done {
@@ -185,7 +183,10 @@ impl Writer {
             self.budget.enter(state, index)?;
             let mut all = entries(state, index, &mut self.budget)?;
             match list_length(&all) {
-                Some(0) if self.empty_objects && !marks::is_array(state, index) => self.put(b"{}")?,
+                Some(0) if self.empty_objects && !marks::is_array(state, index) => {
+                    self.budget.leave();
+                    self.put(b"{}")?;
+                }
                 Some(length) => self.list(index, length, all.len())?,
                 None if marks::is_array(state, index) => return Err("a table that is marked as a list has keys that are no places".into()),
                 None => {

@@ -5,8 +5,8 @@ use std::ffi::c_int;
 
 use mlua::ffi::{self, lua_State};
 
-use crate::json::{bytes_at, push_str};
 use crate::marks;
+use crate::stack::{bytes_at, push_str};
 
 const PLACES: usize = 256;
 /// Places for whole texts, by the names of their events.

@@ -32,6 +32,13 @@ pub struct Limits {
     pub test_hooks: bool,
 }
 
+impl Limits {
+    /// What a script unpacks, a decompressed content or all files of an archive, may have half of its VM's memory.
+    pub fn content_bytes_max(&self) -> usize {
+        self.vm_memory_bytes / 2
+    }
+}
+
 /// No reserve is larger: of the VMs of a thread only the one that runs may be in its reserve.
 pub const RESERVE_BYTES_MAX: usize = 32 << 20;
 

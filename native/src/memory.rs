@@ -28,6 +28,12 @@ pub unsafe fn record_of(state: *mut lua_State) -> *mut Allocator {
     data.cast()
 }
 
+/// What Luau's heap holds.
+pub unsafe fn heap_bytes(state: *mut lua_State) -> f64 {
+    // SAFETY: by the caller, a live state; asks the collector for two numbers.
+    unsafe { f64::from(ffi::lua_gc(state, ffi::LUA_GCCOUNT, 0)) * 1024.0 + f64::from(ffi::lua_gc(state, ffi::LUA_GCCOUNTB, 0)) }
+}
+
 /// How far the running VM may be filled by what can be refused. Less than what makes it full: there must be room for
 /// the script to deal with the refusal.
 unsafe fn limit_of(record: *mut Allocator) -> isize {

@@ -10,17 +10,16 @@ use std::sync::Arc;
 use mlua::ffi::{self, lua_State};
 
 use crate::api;
+use crate::call;
 use crate::chunk::{self, Style, chunk_name, push_chunk};
 use crate::isolate::{self, slot};
-use crate::json::{bytes_at, push_str};
+use crate::object::tag;
 use crate::program::{self, Frames, SyntaxError};
 use crate::require;
 use crate::scheduler;
+use crate::stack::{bytes_at, push_str};
 use crate::thread::{ThreadRef, is_ended};
 use crate::vfs::Vfs;
-
-/// The tag of the userdata that holds the files of a require function.
-const TAG_FILES: c_int = 26;
 
 /// The Luau half: `(files, globals, modules, owner) -> require`, and with true as the fifth argument for an isolate's own.
 const MAKE_KEY: &CStr = c"pytw.require";
@@ -45,7 +44,7 @@ const NATIVES: [(&CStr, ffi::lua_CFunction); 9] = [
 /// Sets the VM up for require functions; before its globals are sealed.
 pub unsafe fn install(state: *mut lua_State) {
     // SAFETY: while a VM is set up.
-    unsafe { ffi::lua_setuserdatadtor(state, TAG_FILES, Some(drop_files)) };
+    unsafe { ffi::lua_setuserdatadtor(state, tag::FILES, Some(drop_files)) };
 }
 
 /// Loads the boot code; after the globals are sealed, so that it sees them as scripts do.
@@ -75,7 +74,7 @@ unsafe extern "C" fn drop_files(_state: *mut lua_State, data: *mut c_void) {
 unsafe fn push_files(state: *mut lua_State, vfs: Arc<Vfs>) {
     // SAFETY: by the caller, with room on the stack. The allocation may raise; `vfs` is dropped then.
     unsafe {
-        let data = ffi::lua_newuserdatatagged(state, size_of::<*const Vfs>(), TAG_FILES) as *mut *const Vfs;
+        let data = ffi::lua_newuserdatatagged(state, size_of::<*const Vfs>(), tag::FILES) as *mut *const Vfs;
         *data = Arc::into_raw(vfs);
     }
 }
@@ -152,7 +151,7 @@ unsafe fn push_modules(state: *mut lua_State, globals: c_int, id: &[u8]) {
 /// The files at `index`, valid while they lie on the stack.
 unsafe fn files_at<'a>(state: *mut lua_State, index: c_int) -> &'a Vfs {
     unsafe {
-        let data = ffi::lua_touserdatatagged(state, index, TAG_FILES) as *const *const Vfs;
+        let data = ffi::lua_touserdatatagged(state, index, tag::FILES) as *const *const Vfs;
         match data.as_ref() {
             Some(vfs) => &**vfs,
             None => ffi::luaL_error(state, c"no files".as_ptr()),
@@ -292,8 +291,8 @@ unsafe extern "C-unwind" fn await_thread(state: *mut lua_State) -> c_int {
     unsafe {
         let awaited = ffi::lua_tothread(state, 1);
         let vm = scheduler::vm();
-        if let Some(text) = vm.cannot_wait(false) {
-            scheduler::raise(state, text);
+        if let Err(fault) = vm.may_wait(false) {
+            call::raise(state, fault);
         }
         ffi::lua_settop(state, 0);
         vm.await_thread(awaited, ThreadRef::running(state));

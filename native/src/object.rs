@@ -12,12 +12,17 @@ use std::ptr;
 use mlua::ffi::{self, lua_State};
 
 use crate::call::{self, Fault, Named};
-use crate::event::push_weak;
 use crate::park;
+use crate::stack::push_weak;
 
 /// The tags of all userdata of this crate; Luau knows 0 to 127, mlua uses the first ones.
 pub mod tag {
     use std::ffi::c_int;
+    // What is no `Object`.
+    pub const ISOLATE: c_int = 20;
+    pub const CTX: c_int = 21;
+    pub const FILES: c_int = 26;
+
     pub const LAZY: c_int = 30;
     pub const OPAQUE: c_int = 31;
     pub const BLOB: c_int = 32;
@@ -34,16 +39,16 @@ pub mod tag {
     pub const RESPONSE: c_int = 44;
     /// Objects whose type is written in Luau (`api::object`), such as `Chunk`.
     pub const LUAU: c_int = 45;
-    pub const ONESHOT: c_int = 60;
-    pub const SELECTION: c_int = 61;
-    pub const DELAY: c_int = 62;
-    pub const KEY_HANDLE: c_int = 63;
     pub const SUB_CONTEXT: c_int = 46;
     pub const KV: c_int = 47;
     pub const GLOBAL_KV: c_int = 48;
     pub const BUCKET: c_int = 49;
     pub const DISCORD: c_int = 50;
     pub const RUNTIME: c_int = 51;
+    pub const ONESHOT: c_int = 60;
+    pub const SELECTION: c_int = 61;
+    pub const DELAY: c_int = 62;
+    pub const KEY_HANDLE: c_int = 63;
 }
 
 /// A type of objects. What changes in an object sits in cells.

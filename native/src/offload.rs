@@ -134,10 +134,7 @@ pub fn wait(call: &Call, bytes: usize, work: impl FnOnce(&Meter) -> Result<Outpu
     if vm.is_check {
         return Err("a template that is being checked cannot start work that takes long".into());
     }
-    if vm.cannot_wait(false).is_some() {
-        let text = format!("too many calls and threads are waiting: {} may (limit: calls)", vm.limits.threads_max);
-        return Err(Fault::limit(limits::CALLS, text));
-    }
+    vm.may_wait(false)?;
     let wanted = Arc::new(());
     let job = Job { work: Box::new(work), bytes, cpu_max: vm.cpu_left().min(JOB_CPU_MAX), wanted: Arc::downgrade(&wanted) };
     let held = Held { _charge: Charge::new(call.state, bytes)?, _wanted: wanted };

@@ -10,8 +10,7 @@ use std::time::{Duration, Instant};
 
 use mlua::ffi::{self, lua_State};
 
-use crate::call::{self, Call, Done, Fault, Function, THEN};
-use crate::limits;
+use crate::call::{self, Call, Done, Function, THEN};
 use crate::scheduler;
 use crate::thread::{Due, Task, ThreadRef, Timer, Value, is_cancelled, is_ended, set_wait, wait_of};
 use crate::vm::Vm;
@@ -59,11 +58,9 @@ unsafe fn is_mark(state: *mut lua_State, index: c_int) -> bool {
 pub fn park(call: &Call, n: c_int, function: Function, after: Option<Duration>, note: impl FnOnce(u64)) -> Done {
     scheduler::can_wait(call)?;
     let vm = scheduler::vm();
+    vm.may_wait(after.is_some())?;
     // SAFETY: see the head of the file; what may raise comes before the wait begins.
     unsafe {
-        if let Some(text) = vm.cannot_wait(after.is_some()) {
-            return Err(Fault::limit(limits::CALLS, format!("{} (limit: calls)", text.to_string_lossy())));
-        }
         call.set_top(n);
         ffi::lua_rawcheckstack(call.state, 4);
         push_mark(call.state);

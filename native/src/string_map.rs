@@ -10,11 +10,11 @@ use rustc_hash::FxHashSet;
 use serde::de::{Deserializer, Error, MapAccess, Visitor};
 
 use crate::call::Fault;
-use crate::json::{bytes_at, push_str};
 use crate::limits;
 use crate::memory::Charge;
 use crate::msgpack::{self, Reader};
-use crate::value::BYTES_MAX;
+use crate::stack::{bytes_at, push_str};
+use crate::walk::BYTES_MAX;
 
 /// What a map costs besides its texts.
 const OVERHEAD_BYTES: usize = 64;

@@ -8,10 +8,11 @@ use std::time::{Duration, Instant};
 
 use mlua::ffi::{self, lua_State};
 
+use crate::call::{self, Call};
 use crate::coroutine::thread_arg;
 use crate::limits;
 use crate::request::End;
-use crate::scheduler::{must_yield, raise, set, vm};
+use crate::scheduler::{can_wait, raise, set, vm};
 use crate::thread::{Run, ThreadRef, Value, is_ended, set_cancelled, set_scheduled};
 
 const MIN_WAIT: f64 = 0.05;
@@ -19,13 +20,8 @@ const MAX_WAIT: f64 = 366.0 * 86_400.0;
 
 /// Raises an error if no further thread may wait.
 unsafe fn may_wait(state: *mut lua_State, timer: bool) {
-    let vm = vm();
-    if vm.cannot_wait(timer).is_some() {
-        vm.breach.set(Some(limits::CALLS));
-        let threads_max = vm.limits.threads_max;
-        let (what, max) =
-            if vm.waiting.get() >= threads_max { (c"threads are waiting", threads_max) } else { (c"timers", vm.limits.timers_max) };
-        unsafe { ffi::luaL_error(state, c"too many %s: %d may (limit: calls)".as_ptr(), what.as_ptr(), max as c_int) }
+    if let Err(fault) = vm().may_wait(timer) {
+        unsafe { call::raise(state, fault) }
     }
 }
 
@@ -52,7 +48,9 @@ unsafe fn seconds(state: *mut lua_State, index: c_int) -> f64 {
 unsafe extern "C-unwind" fn task_wait(state: *mut lua_State) -> c_int {
     unsafe {
         let n = seconds(state, 1);
-        must_yield(state);
+        if let Err(fault) = can_wait(&Call { state }) {
+            call::raise(state, fault);
+        }
         may_wait(state, true);
         ffi::lua_settop(state, 0);
         let thread = ThreadRef::running(state);

@@ -5,10 +5,10 @@
 //! protected calls.
 
 use std::borrow::Cow;
-use std::time::{Duration, Instant};
 
 use crate::call::Fault;
 use crate::limits;
+use crate::walk::{self, Clock};
 
 mod enter;
 mod leave;
@@ -16,12 +16,6 @@ mod path;
 
 pub use enter::{copy, push_list};
 pub use leave::{Null, encode, encode_all};
-
-pub const DEPTH_MAX: u32 = 64;
-pub const NODES_MAX: u32 = 100_000;
-pub const BYTES_MAX: usize = 4 << 20;
-/// Integers past this lose digits as a Luau number.
-const EXACT: f64 = 9_007_199_254_740_992.0;
 
 /// The msgpack extensions of KhronosValue.
 mod kind {
@@ -81,40 +75,21 @@ pub const fn breach(limit: &'static str, text: &'static str) -> Refusal {
 }
 
 const TOO_DEEP: Refusal = breach(limits::DEPTH, "the value is nested deeper than 64 levels, or contains itself (limit: depth)");
-const TOO_MANY: Refusal = breach(limits::SIZE, "the value has more than 100,000 parts (limit: size)");
+const TOO_MANY: Refusal = breach(limits::SIZE, walk::TOO_MANY);
 const TOO_LONG: Refusal = breach(limits::SIZE, "the value is longer than 4 MiB (limit: size)");
 
-/// How long a walk may last. Only tables with many empty places can make it longer than the other bounds allow: walking
-/// over them costs, and one table may stand in many places.
-const WALK_MAX: Duration = Duration::from_millis(50);
-const TOO_SLOW: Refusal =
-    breach(limits::UNBREAKABLE, "the value takes longer than 50 ms to walk: it has huge tables that are almost empty (limit: unbreakable)");
-
 struct Budget {
-    nodes: u32,
-    depth_max: u32,
-    tables: u32,
-    end: Option<Instant>,
+    nodes: usize,
+    depth_max: usize,
+    clock: Clock,
 }
 
 impl Budget {
     fn new() -> Self {
-        Budget { nodes: NODES_MAX, depth_max: DEPTH_MAX, tables: 0, end: None }
+        Budget { nodes: walk::NODES_MAX, depth_max: walk::DEPTH_MAX, clock: Clock::default() }
     }
 
-    /// Before each table's places are walked. The clock is read now and then: one table of a full VM takes about a millisecond.
-    fn spend_table(&mut self) -> Crossed<()> {
-        self.tables += 1;
-        if self.tables.is_multiple_of(8) {
-            let now = Instant::now();
-            if now > *self.end.get_or_insert(now + WALK_MAX) {
-                return Err(TOO_SLOW);
-            }
-        }
-        Ok(())
-    }
-
-    fn spend(&mut self, depth: u32) -> Crossed<()> {
+    fn spend(&mut self, depth: usize) -> Crossed<()> {
         if depth > self.depth_max {
             return Err(TOO_DEEP);
         }

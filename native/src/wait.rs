@@ -6,18 +6,19 @@ use std::time::{Duration, Instant};
 
 use mlua::ffi::{self, lua_State};
 
-use crate::call as native;
+use crate::call::{Call, Done, Fault};
 use crate::limits;
 use crate::offload::{self, Held, Job};
 use crate::park;
 use crate::request::End;
 use crate::shared::OutKind;
+use crate::stack::push_str;
 use crate::thread::{Due, Task, ThreadRef, Timer, Value, WAIT_MASK, is_cancelled, is_ended, set_ended, set_scheduled, set_wait, wait_of};
-use crate::value::{Refusal, breach};
+use crate::value::{Refusal, breach, push_list};
 use crate::vm::Vm;
 
 /// A host call that has no answer yet.
-pub struct Call {
+pub struct Pending {
     pub thread: ThreadRef,
     pub wait: u64,
     /// What its arguments hold.
@@ -51,18 +52,24 @@ impl Vm {
         next
     }
 
-    /// Why no further thread may wait, if so. Ask before making a `ThreadRef`.
-    pub fn cannot_wait(&self, timer: bool) -> Option<&'static std::ffi::CStr> {
-        if self.waiting.get() >= self.limits.threads_max || (timer && self.timers.borrow().len() >= self.limits.timers_max) {
+    /// Whether one more thread may wait, for a timer or for something else. Ask before making a `ThreadRef`.
+    pub fn may_wait(&self, timer: bool) -> Result<(), Fault> {
+        if self.full_of(timer).is_some() {
             self.forget_ended();
         }
-        if self.waiting.get() >= self.limits.threads_max {
-            return Some(c"too many threads are waiting");
+        match self.full_of(timer) {
+            None => Ok(()),
+            Some((what, max)) => Err(Fault::limit(limits::CALLS, format!("too many {what}: {max} may (limit: calls)"))),
         }
-        if timer && self.timers.borrow().len() >= self.limits.timers_max {
-            return Some(c"too many timers");
+    }
+
+    /// What there is as much of as may be.
+    fn full_of(&self, timer: bool) -> Option<(&'static str, usize)> {
+        let (threads_max, timers_max) = (self.limits.threads_max, self.limits.timers_max);
+        if self.waiting.get() >= threads_max {
+            return Some(("threads are waiting", threads_max));
         }
-        None
+        (timer && self.timers.borrow().len() >= timers_max).then_some(("timers are set", timers_max))
     }
 
     pub fn begin_wait(&self, thread: &ThreadRef) -> u64 {
@@ -150,7 +157,7 @@ impl Vm {
         let call = self.shared.next_call.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let bytes = if let Outgoing::HostCall(payload) = &outgoing { payload.len() } else { 0 };
         self.calls_bytes.set(self.calls_bytes.get() + bytes);
-        self.calls.borrow_mut().insert(call, Call { thread, wait, bytes, _held: held });
+        self.calls.borrow_mut().insert(call, Pending { thread, wait, bytes, _held: held });
         if self.calls_running.get() >= self.limits.host_calls_max {
             return self.calls_waiting.borrow_mut().push_back((call, outgoing));
         }
@@ -171,7 +178,7 @@ impl Vm {
 
     /// The answer of a call that was sent: its thread goes on, and the next call goes out.
     pub fn answer(&self, call: u64, value: Value) {
-        let Some(Call { thread, wait, bytes, .. }) = self.calls.borrow_mut().remove(&call) else {
+        let Some(Pending { thread, wait, bytes, .. }) = self.calls.borrow_mut().remove(&call) else {
             return;
         };
         self.calls_bytes.set(self.calls_bytes.get() - bytes);
@@ -285,6 +292,22 @@ impl Vm {
         }
     }
 
+    /// What was pushed: the number of values, or -1 for an error value in their place.
+    unsafe fn pushed(&self, state: *mut lua_State, done: Done) -> i32 {
+        match done {
+            Ok(n) => n,
+            Err(fault) => {
+                self.breach.set(fault.limit);
+                // SAFETY: by the caller, inside `protect`.
+                unsafe {
+                    ffi::lua_settop(state, 0);
+                    push_str(state, fault.text.as_bytes());
+                }
+                -1
+            }
+        }
+    }
+
     /// Moves `value` onto the thread's stack: the number of arguments, or -1 for an error value.
     unsafe fn push_value(&self, thread: &ThreadRef, value: Value) -> i32 {
         let co = thread.state;
@@ -303,29 +326,13 @@ impl Vm {
                     ffi::lua_pushnumber(state, (start.elapsed().as_secs_f64() * 1_000.0).ceil() / 1_000.0);
                     nargs = 1;
                 }
-                Value::Values(raw) => match crate::value::push_list(state, raw) {
-                    Ok(n) => nargs = n,
-                    Err(refusal) => {
-                        self.breach.set(refusal.limit);
-                        ffi::lua_settop(state, 0);
-                        ffi::lua_pushlstring_(state, refusal.text.as_ptr().cast(), refusal.text.len());
-                        nargs = -1;
-                    }
-                },
+                Value::Values(raw) => nargs = self.pushed(state, push_list(state, raw).map_err(Fault::from)),
                 Value::Finished(finished) => {
                     let Some(finished) = finished.take() else { return 0 };
-                    match finished.give(&native::Call { state }) {
-                        Ok(n) => nargs = n,
-                        Err(fault) => {
-                            self.breach.set(fault.limit);
-                            ffi::lua_settop(state, 0);
-                            ffi::lua_pushlstring_(state, fault.text.as_ptr().cast(), fault.text.len());
-                            nargs = -1;
-                        }
-                    }
+                    nargs = self.pushed(state, finished.give(&Call { state }));
                 }
                 Value::Error(text) => {
-                    ffi::lua_pushlstring_(state, text.as_ptr().cast(), text.len());
+                    push_str(state, text);
                     nargs = -1;
                 }
                 Value::Packed(n) => {

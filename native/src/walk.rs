@@ -6,28 +6,56 @@ use std::time::{Duration, Instant};
 use mlua::ffi::{self, lua_State};
 
 use crate::call::Fault;
-use crate::json::bytes_at;
 use crate::limits;
+use crate::stack::bytes_at;
 
+// The bounds of one value, whichever way it goes and in whatever form (docs/values.md).
 pub const DEPTH_MAX: usize = 64;
+/// So many empty tables take about 10 ms.
 pub const NODES_MAX: usize = 100_000;
 pub const BYTES_MAX: usize = 4 << 20;
-/// How long a walk may last. Only tables with many empty places can make it longer than the other bounds allow.
+
+pub const TOO_MANY: &str = "the value has more than 100,000 parts (limit: size)";
+const TOO_DEEP: &str = "the value is nested deeper than 64 levels (limit: depth)";
+const TOO_SLOW: &str = "the value takes longer than 50 ms to walk: it has huge tables that are almost empty (limit: unbreakable)";
+
+/// How long a walk may last. Only tables with many empty places can make it longer than the other bounds allow: walking
+/// over them costs, and one table may stand in many places.
 const TIME_MAX: Duration = Duration::from_millis(50);
 /// The clock is read before every so many tables: one table of a full VM takes about a millisecond.
 const TABLES_PER_LOOK: u32 = 8;
 
-pub struct Budget {
-    nodes: usize,
+/// The time of one walk.
+#[derive(Default)]
+pub struct Clock {
     tables: u32,
     end: Option<Instant>,
+}
+
+impl Clock {
+    /// Before each table's places are walked.
+    pub fn tick(&mut self) -> Result<(), Fault> {
+        self.tables += 1;
+        if self.tables.is_multiple_of(TABLES_PER_LOOK) {
+            let now = Instant::now();
+            if now > *self.end.get_or_insert(now + TIME_MAX) {
+                return Err(Fault::limit(limits::UNBREAKABLE, TOO_SLOW));
+            }
+        }
+        Ok(())
+    }
+}
+
+pub struct Budget {
+    nodes: usize,
+    clock: Clock,
     /// The tables that the walk is in.
     path: Vec<*const c_void>,
 }
 
 impl Budget {
     pub fn new() -> Self {
-        Budget { nodes: NODES_MAX, tables: 0, end: None, path: Vec::new() }
+        Budget { nodes: NODES_MAX, clock: Clock::default(), path: Vec::new() }
     }
 
     /// So many more values.
@@ -37,7 +65,7 @@ impl Budget {
                 self.nodes = left;
                 Ok(())
             }
-            None => Err(Fault::limit(limits::SIZE, "the value has more than 100,000 parts (limit: size)")),
+            None => Err(Fault::limit(limits::SIZE, TOO_MANY)),
         }
     }
 
@@ -54,16 +82,9 @@ impl Budget {
     /// Enters the table at `index`; `leave` follows.
     pub unsafe fn enter(&mut self, state: *mut lua_State, index: c_int) -> Result<(), Fault> {
         if self.path.len() >= DEPTH_MAX {
-            return Err(Fault::limit(limits::DEPTH, "the value is nested deeper than 64 levels (limit: depth)"));
+            return Err(Fault::limit(limits::DEPTH, TOO_DEEP));
         }
-        self.tables += 1;
-        if self.tables.is_multiple_of(TABLES_PER_LOOK) {
-            let now = Instant::now();
-            if now > *self.end.get_or_insert(now + TIME_MAX) {
-                let text = "the value takes longer than 50 ms to walk: it has huge tables that are almost empty (limit: unbreakable)";
-                return Err(Fault::limit(limits::UNBREAKABLE, text));
-            }
-        }
+        self.clock.tick()?;
         // SAFETY: by the caller, a live state; for what a level of the walk pushes.
         unsafe {
             ffi::lua_rawcheckstack(state, 8);

@@ -11,6 +11,7 @@ use mlua::ffi::{self, lua_State};
 use crate::call::{Call, Done, Fault, Named};
 use crate::memory::{self, Charge, SPARE};
 use crate::object::{self, Object, destructed, tag};
+use crate::offload::Output;
 
 /// Bytes outside Luau's heap.
 pub struct Content {
@@ -72,6 +73,18 @@ pub unsafe fn push(state: *mut lua_State, bytes: Vec<u8>) -> Result<(), Fault> {
     // SAFETY: by the caller.
     unsafe { object::push(state, Blob { content: RefCell::new(Some(content)) }) };
     Ok(())
+}
+
+/// Ends a function with a blob as its result.
+pub fn give(call: &Call, bytes: Vec<u8>) -> Done {
+    // SAFETY: inside a function that Luau calls.
+    unsafe { push(call.state, bytes)? };
+    Ok(1)
+}
+
+/// A job's result that is a blob.
+pub fn output(bytes: Vec<u8>) -> Output {
+    Output::new(bytes.len(), |call| give(call, bytes))
 }
 
 /// The bytes of an argument that is a buffer, a string or a blob; a blob is left empty.

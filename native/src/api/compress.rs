@@ -10,15 +10,13 @@ use flate2::Compression;
 use flate2::read::{MultiGzDecoder, ZlibDecoder};
 use flate2::write::{GzEncoder, ZlibEncoder};
 
-use crate::api::{blob, datamgmt};
+use crate::api::blob;
 use crate::call::{Call, Done, Fault};
 use crate::offload::{self, Meter};
 use crate::{limits, scheduler};
 
 /// Bytes between two looks at the meter.
 const STEP_BYTES: usize = 64 << 10;
-/// The part of a VM's memory that one decompressed content may have.
-const VM_PART: usize = 2;
 /// Window of brotli, as a power of two: what its own tool takes.
 const BROTLI_WINDOW: i32 = 22;
 
@@ -113,13 +111,13 @@ pub fn compress(call: &Call) -> Done {
     let content = blob::view(call, 2)?.to_vec();
     let best = format.best();
     let level = if call.is_nil(3) { best } else { call.integer(3, 0, best.into())? as u32 };
-    offload::wait(call, content.len(), move |meter| Ok(datamgmt::blob_output(format.compress(&content, level, meter)?)))
+    offload::wait(call, content.len(), move |meter| Ok(blob::output(format.compress(&content, level, meter)?)))
 }
 
 /// `(format, data)`; a blob keeps its content.
 pub fn decompress(call: &Call) -> Done {
     let format = Format::at(call, 1)?;
     let content = blob::view(call, 2)?.to_vec();
-    let bytes_max = scheduler::vm().limits.vm_memory_bytes / VM_PART;
-    offload::wait(call, content.len(), move |meter| Ok(datamgmt::blob_output(format.decompress(&content, bytes_max, meter)?)))
+    let bytes_max = scheduler::vm().limits.content_bytes_max();
+    offload::wait(call, content.len(), move |meter| Ok(blob::output(format.decompress(&content, bytes_max, meter)?)))
 }

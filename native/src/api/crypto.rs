@@ -7,7 +7,7 @@ use aes_gcm::aead::{Aead, KeyInit};
 use aes_gcm::{Aes256Gcm, Nonce};
 use argon2::{Algorithm, Argon2, Block, Params, Version};
 
-use crate::api::{blob, datamgmt};
+use crate::api::blob;
 use crate::call::{Call, Done, Fault};
 use crate::offload;
 
@@ -56,7 +56,7 @@ fn open(salt: &[u8], nonce: &[u8], ciphertext: &[u8], text: &[u8]) -> Result<Vec
 
 pub fn encrypt(call: &Call) -> Done {
     let (content, text) = (blob::take(call, 1)?, call.bytes(2)?.to_vec());
-    offload::wait(call, content.len() + text.len(), move |_| Ok(datamgmt::blob_output(seal(&content, &text)?)))
+    offload::wait(call, content.len() + text.len(), move |_| Ok(blob::output(seal(&content, &text)?)))
 }
 
 pub fn decrypt(call: &Call) -> Done {
@@ -68,7 +68,7 @@ pub fn decrypt(call: &Call) -> Done {
     offload::wait(call, content.len() + text.len(), move |_| {
         let (salt, rest) = content.split_at_checked(SALT_BYTES).ok_or_else(short)?;
         let (nonce, ciphertext) = rest.split_at_checked(NONCE_BYTES).ok_or_else(short)?;
-        Ok(datamgmt::blob_output(open(salt, nonce, ciphertext, &text)?))
+        Ok(blob::output(open(salt, nonce, ciphertext, &text)?))
     })
 }
 
@@ -77,7 +77,7 @@ pub fn decrypt_custom(call: &Call) -> Done {
     let (salt, nonce, ciphertext) = (blob::take(call, 1)?, blob::take(call, 2)?, blob::take(call, 3)?);
     let text = call.bytes(4)?.to_vec();
     let bytes = salt.len() + nonce.len() + ciphertext.len() + text.len();
-    offload::wait(call, bytes, move |_| Ok(datamgmt::blob_output(open(&salt, &nonce, &ciphertext, &text)?)))
+    offload::wait(call, bytes, move |_| Ok(blob::output(open(&salt, &nonce, &ciphertext, &text)?)))
 }
 
 #[cfg(test)]

@@ -5,7 +5,6 @@ use base64::engine::general_purpose::STANDARD;
 
 use crate::api::{Library, blob, compress, crypto, tar};
 use crate::call::{Call, Done, Fault};
-use crate::offload::Output;
 
 pub static LIBRARY: Library = Library {
     name: c"@antiraid/datamgmt",
@@ -24,20 +23,8 @@ pub static LIBRARY: Library = Library {
     luau: None,
 };
 
-/// A job's result that is a blob.
-pub fn blob_output(bytes: Vec<u8>) -> Output {
-    Output::new(bytes.len(), |call| give_blob(call, bytes))
-}
-
-/// Ends a function with a blob as its result.
-pub fn give_blob(call: &Call, bytes: Vec<u8>) -> Done {
-    // SAFETY: inside a function that Luau calls.
-    unsafe { blob::push(call.state, bytes)? };
-    Ok(1)
-}
-
 fn new_blob(call: &Call) -> Done {
-    give_blob(call, blob::take(call, 1)?)
+    blob::give(call, blob::take(call, 1)?)
 }
 
 fn base64_encode(call: &Call) -> Done {
@@ -48,5 +35,5 @@ fn base64_encode(call: &Call) -> Done {
 
 fn base64_decode(call: &Call) -> Done {
     let bytes = STANDARD.decode(call.bytes(1)?).map_err(|e| Fault::from(format!("Failed to decode base64: {e}")))?;
-    give_blob(call, bytes)
+    blob::give(call, bytes)
 }

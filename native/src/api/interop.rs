@@ -1,11 +1,8 @@
 //! `@antiraid/interop`: null, the mark of arrays, and the VM's memory.
 
-use mlua::ffi;
-
 use crate::api::Library;
 use crate::call::{Call, Done};
-use crate::marks;
-use crate::scheduler;
+use crate::{marks, memory, scheduler};
 
 pub static LIBRARY: Library = Library {
     name: c"@antiraid/interop",
@@ -22,11 +19,8 @@ fn add_marks(call: &Call) {
 }
 
 fn memusage(call: &Call) -> Done {
-    // SAFETY: asks the collector of the running VM for two numbers.
-    let bytes = unsafe {
-        f64::from(ffi::lua_gc(call.state, ffi::LUA_GCCOUNT, 0)) * 1024.0 + f64::from(ffi::lua_gc(call.state, ffi::LUA_GCCOUNTB, 0))
-    };
-    call.push_number(bytes);
+    // SAFETY: the running VM.
+    call.push_number(unsafe { memory::heap_bytes(call.state) });
     Ok(1)
 }
 

@@ -4,8 +4,9 @@ use std::ffi::{CStr, c_int};
 
 use mlua::ffi::{self, lua_State};
 
-use crate::call::{Call, Done, EXACT, Fault, Named};
+use crate::call::{Call, Done, Fault, Named};
 use crate::object::{self, Object, tag};
+use crate::stack::EXACT;
 
 #[derive(Clone, Copy)]
 pub struct I64(pub i64);
@@ -138,7 +139,7 @@ fn answer(call: &Call, value: bool) -> Done {
 pub unsafe fn push_integer(state: *mut lua_State, n: i64) {
     // SAFETY: by the caller, inside a protected call with room for a value.
     unsafe {
-        if n.unsigned_abs() <= EXACT as u64 {
+        if n.unsigned_abs() <= EXACT {
             ffi::lua_pushnumber(state, n as f64);
         } else {
             object::push(state, I64(n));

@@ -1,7 +1,7 @@
 //! `@antiraid/json`: JSON text of Luau values, and back.
 
 use crate::api::{Library, blob};
-use crate::call::{Call, Done, Fault};
+use crate::call::{Call, Done};
 use crate::{json, jsonwrite};
 
 pub static LIBRARY: Library = Library {
@@ -14,7 +14,7 @@ pub static LIBRARY: Library = Library {
 fn tojsonstring(call: &Call) -> Done {
     call.set_top(2);
     // SAFETY: Luau called this function.
-    let text = unsafe { jsonwrite::write(call.state, 1, call.truth(2)) }.map_err(|fault| named("serialize", fault))?;
+    let text = unsafe { jsonwrite::write(call.state, 1, call.truth(2)) }.map_err(|fault| fault.of("serialize error"))?;
     call.push_bytes(&text);
     Ok(1)
 }
@@ -22,10 +22,6 @@ fn tojsonstring(call: &Call) -> Done {
 fn fromjsonstring(call: &Call) -> Done {
     let text = blob::view(call, 1)?;
     // SAFETY: as above.
-    unsafe { json::push_text(call.state, json::PLAIN, &text) }.map_err(|fault| named("deserialize", fault))?;
+    unsafe { json::push_text(call.state, json::PLAIN, &text) }.map_err(|fault| fault.of("deserialize error"))?;
     Ok(1)
-}
-
-fn named(what: &str, fault: Fault) -> Fault {
-    Fault { text: format!("{what} error: {}", fault.text).into(), limit: fault.limit }
 }

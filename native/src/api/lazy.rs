@@ -121,7 +121,7 @@ fn data(call: &Call) -> Done {
 
 /// What is wrong with JSON of the host.
 pub fn unreadable(fault: Fault) -> Fault {
-    Fault { text: format!("the host's JSON is not readable: {}", fault.text).into(), limit: fault.limit }
+    fault.of("the host's JSON is not readable")
 }
 
 /// `typesext.castlazyvaluetolazymap(lazy)`: takes an answer of the host and gives the string map that it is.

@@ -14,9 +14,9 @@ use mlua::ffi::{self, lua_State};
 use crate::call::{self, Call, Done, Named};
 use crate::chunk;
 use crate::isolate::BOOT_NAME;
-use crate::json::push_str;
 use crate::object::tag;
 use crate::program::{self, SyntaxError};
+use crate::stack::push_str;
 
 mod bitu64;
 pub mod blob;

@@ -11,7 +11,7 @@ use std::io::Read;
 use mlua::ffi::lua_State;
 use tar::{Archive, Builder, Header};
 
-use crate::api::{blob, datamgmt};
+use crate::api::blob;
 use crate::call::{Call, Done, Fault, Named};
 use crate::limits;
 use crate::memory::Charge;
@@ -22,8 +22,6 @@ const FILES_MAX: usize = 4_096;
 const NAME_BYTES_MAX: usize = 1_024;
 /// Bytes of all extended headers (PAX) of an archive: each of their lines is looked at several times.
 const EXTENDED_BYTES_MAX: u64 = 1 << 20;
-/// The part of a VM's memory that the files of one archive may have.
-const VM_PART: usize = 2;
 /// Rights of files in archives that scripts make.
 const MODE: u32 = 0o644;
 
@@ -117,7 +115,7 @@ fn check_name(name: &str) -> Result<(), Fault> {
 }
 
 fn bytes_max() -> usize {
-    scheduler::vm().limits.vm_memory_bytes / VM_PART
+    scheduler::vm().limits.content_bytes_max()
 }
 
 struct TarArchive {
@@ -161,7 +159,7 @@ fn take_file(call: &Call) -> Done {
     match with(call, |files| Ok(files.remove(name)))? {
         Some(File { bytes, _charge }) => {
             drop(_charge);
-            datamgmt::give_blob(call, bytes)
+            blob::give(call, bytes)
         }
         None => {
             call.push_nil();
@@ -190,5 +188,5 @@ fn len(call: &Call) -> Done {
 fn to_blob(call: &Call) -> Done {
     let bytes = with(call, |files| files.write())?;
     drop(call.object::<TarArchive>(1)?.files.borrow_mut().take());
-    datamgmt::give_blob(call, bytes)
+    blob::give(call, bytes)
 }

@@ -4,23 +4,28 @@ use std::ffi::c_int;
 
 use mlua::ffi::{self, lua_State};
 
-use super::{Budget, Crossed, DEPTH_MAX, Refusal, TOO_MANY, breach, kind};
+use super::{Budget, Crossed, Refusal, TOO_MANY, breach, kind};
 use crate::api::blob;
 use crate::api::datetime::{DateTime, TimeDelta, Timezone};
 use crate::api::ints::{U64, push_integer};
 use crate::api::lazy::{Json, Lazy, Opaque, unreadable};
-use crate::json::{self, push_str};
+use crate::json;
 use crate::limits;
 use crate::marks;
 use crate::msgpack::{Item, Reader};
 use crate::object;
+use crate::stack::{push_buffer, push_str};
 use crate::string_map::StringMap;
+use crate::walk::DEPTH_MAX;
 
 /// All results of one call. The link between processes carries no more at once (`limits.RECORD_BYTES_MAX`).
 const ANSWER_BYTES_MAX: usize = 8 << 20;
-/// What the host puts around values that were stored may be as deep as this: a list of records, each of them read-only.
-const ENVELOPE_LEVELS: u32 = 3;
 const ANSWER_TOO_LONG: Refusal = breach(limits::SIZE, "the answer is longer than 8 MiB (limit: size)");
+
+/// Values that one call gives.
+const RESULTS_MAX: usize = 64;
+/// What the host puts around values that were stored may be as deep as this: a list of records, each of them read-only.
+const ENVELOPE_LEVELS: usize = 3;
 
 /// Pushes the items of a list one by one, as results of a call; gives their number. On an error the stack is the
 /// caller's to reset.
@@ -31,8 +36,8 @@ pub unsafe fn push_list(state: *mut lua_State, bytes: &[u8]) -> Crossed<c_int> {
     let mut reader = Reader::new(bytes);
     let mut budget = Budget { depth_max: DEPTH_MAX + ENVELOPE_LEVELS, ..Budget::new() };
     let n = reader.array()?;
-    if n > 64 {
-        return Err("a call has more than 64 results".into());
+    if n > RESULTS_MAX {
+        return Err(format!("a call has more than {RESULTS_MAX} results").into());
     }
     for _ in 0..n {
         unsafe { push_one(state, &mut reader, 0, &mut budget)? };
@@ -49,7 +54,7 @@ pub unsafe fn copy(state: *mut lua_State, index: c_int) -> Crossed<()> {
     }
 }
 
-unsafe fn push_one(state: *mut lua_State, reader: &mut Reader, depth: u32, budget: &mut Budget) -> Crossed<()> {
+unsafe fn push_one(state: *mut lua_State, reader: &mut Reader, depth: usize, budget: &mut Budget) -> Crossed<()> {
     budget.spend(depth)?;
     unsafe {
         ffi::lua_rawcheckstack(state, 4);
@@ -62,7 +67,7 @@ unsafe fn push_one(state: *mut lua_State, reader: &mut Reader, depth: u32, budge
             Item::Str(v) => push_str(state, v),
             Item::Bin(v) => push_buffer(state, v),
             Item::Array(n) => {
-                if n > budget.nodes as usize {
+                if n > budget.nodes {
                     return Err(TOO_MANY);
                 }
                 ffi::lua_createtable(state, n as c_int, 0);
@@ -85,8 +90,8 @@ unsafe fn push_one(state: *mut lua_State, reader: &mut Reader, depth: u32, budge
     Ok(())
 }
 
-unsafe fn push_map(state: *mut lua_State, reader: &mut Reader, n: usize, depth: u32, budget: &mut Budget) -> Crossed<()> {
-    if n > budget.nodes as usize {
+unsafe fn push_map(state: *mut lua_State, reader: &mut Reader, n: usize, depth: usize, budget: &mut Budget) -> Crossed<()> {
+    if n > budget.nodes {
         return Err(TOO_MANY);
     }
     unsafe {
@@ -111,7 +116,7 @@ unsafe fn push_map(state: *mut lua_State, reader: &mut Reader, n: usize, depth: 
 }
 
 /// A table that nothing writes to; what it holds is as ever.
-unsafe fn push_read_only(state: *mut lua_State, v: &[u8], depth: u32, budget: &mut Budget) -> Crossed<()> {
+unsafe fn push_read_only(state: *mut lua_State, v: &[u8], depth: usize, budget: &mut Budget) -> Crossed<()> {
     let mut reader = Reader::new(v);
     unsafe {
         push_one(state, &mut reader, depth + 1, budget)?;
@@ -150,11 +155,4 @@ unsafe fn push_ext(state: *mut lua_State, kind: i8, v: &[u8]) -> Crossed<()> {
         }
     }
     Ok(())
-}
-
-unsafe fn push_buffer(state: *mut lua_State, bytes: &[u8]) {
-    unsafe {
-        let p = ffi::lua_newbuffer(state, bytes.len()) as *mut u8;
-        std::ptr::copy_nonoverlapping(bytes.as_ptr(), p, bytes.len());
-    }
 }

@@ -5,18 +5,19 @@ use std::ptr;
 
 use mlua::ffi::{self, lua_State};
 
-use super::{BYTES_MAX, Budget, Crossed, EXACT, NODES_MAX, Refusal, TOO_LONG, TOO_MANY, breach, kind};
+use super::{Budget, Crossed, Refusal, TOO_LONG, TOO_MANY, breach, kind};
 use crate::api::blob::Blob;
 use crate::api::datetime::{DateTime, TimeDelta, Timezone};
 use crate::api::ints::{I64, U64};
 use crate::api::lazy::Lazy;
 use crate::event;
-use crate::json::bytes_at;
 use crate::limits::{self, cut};
 use crate::marks;
 use crate::msgpack::{self, Item, Reader};
 use crate::object::{Object, tag};
+use crate::stack::{EXACT, buffer_at, bytes_at, whole};
 use crate::string_map::StringMap;
+use crate::walk::{BYTES_MAX, NODES_MAX};
 
 /// Appends the value at `index` to `out`.
 pub unsafe fn encode(state: *mut lua_State, index: c_int, out: &mut Vec<u8>) -> Crossed<()> {
@@ -92,7 +93,7 @@ impl Walk<'_> {
         Ok(())
     }
 
-    unsafe fn value(&mut self, index: c_int, depth: u32) -> Crossed<()> {
+    unsafe fn value(&mut self, index: c_int, depth: usize) -> Crossed<()> {
         self.budget.spend(depth)?;
         self.room(16)?;
         let state = self.state;
@@ -102,11 +103,9 @@ impl Walk<'_> {
                 ffi::LUA_TBOOLEAN => msgpack::bool(self.out, ffi::lua_toboolean(state, index) != 0),
                 ffi::LUA_TNUMBER => {
                     let n = ffi::lua_tonumber(state, index);
-                    // -0 and what is past 2^53 stay floats: as integers they would come back as something else.
-                    if n.fract() == 0.0 && n.abs() <= EXACT && !(n == 0.0 && n.is_sign_negative()) {
-                        msgpack::int(self.out, n as i64);
-                    } else {
-                        msgpack::float(self.out, n);
+                    match whole(n) {
+                        Some(n) => msgpack::int(self.out, n),
+                        None => msgpack::float(self.out, n),
                     }
                 }
                 ffi::LUA_TINTEGER => msgpack::int(self.out, ffi::lua_tointeger64(state, index, ptr::null_mut())),
@@ -118,12 +117,7 @@ impl Walk<'_> {
                         Err(_) => msgpack::ext(self.out, kind::RAW_TEXT, text),
                     }
                 }
-                ffi::LUA_TBUFFER => {
-                    let mut size = 0;
-                    let p = ffi::lua_tobuffer(state, index, &mut size);
-                    let bytes = if size == 0 { &[] } else { std::slice::from_raw_parts(p as *const u8, size) };
-                    self.ext(kind::BUFFER, bytes)?;
-                }
+                ffi::LUA_TBUFFER => self.ext(kind::BUFFER, buffer_at(state, index).unwrap_or_default())?,
                 ffi::LUA_TVECTOR => {
                     let v = ffi::lua_tovector(state, index);
                     let mut bytes = [0; 12];
@@ -175,15 +169,15 @@ impl Walk<'_> {
         Ok(())
     }
 
-    unsafe fn table(&mut self, index: c_int, depth: u32) -> Crossed<()> {
+    unsafe fn table(&mut self, index: c_int, depth: usize) -> Crossed<()> {
         let state = self.state;
         unsafe {
-            self.budget.spend_table()?;
+            self.budget.clock.tick()?;
             ffi::lua_rawcheckstack(state, 4);
             event::complete(state, index);
             let shape = shape(state, index)?;
             if shape.list {
-                if shape.items > self.budget.nodes as usize {
+                if shape.items > self.budget.nodes {
                     return Err(TOO_MANY);
                 }
                 msgpack::array(self.out, shape.items);
@@ -209,7 +203,7 @@ impl Walk<'_> {
         }
     }
 
-    unsafe fn key(&mut self, index: c_int, depth: u32) -> Crossed<()> {
+    unsafe fn key(&mut self, index: c_int, depth: usize) -> Crossed<()> {
         unsafe {
             // 0 and -0 are one key.
             if ffi::lua_type(self.state, index) == ffi::LUA_TNUMBER && ffi::lua_tonumber(self.state, index) == 0.0 {
@@ -223,7 +217,7 @@ impl Walk<'_> {
             // Back in Luau such a key would be a number, which is another key.
             if matches!(ffi::lua_type(self.state, index), ffi::LUA_TUSERDATA | ffi::LUA_TINTEGER)
                 && let Ok(Item::Int(n)) = Reader::new(&self.out[start..]).item()
-                && n.unsigned_abs() <= EXACT as u64
+                && n.unsigned_abs() <= EXACT
             {
                 return Err(format!("the key {n} must be a number to leave the script").into());
             }
@@ -286,7 +280,7 @@ unsafe fn shape(state: *mut lua_State, index: c_int) -> Crossed<Shape> {
                 named |= ffi::lua_type(state, -2) != ffi::LUA_TNUMBER;
             }
             ffi::lua_settop(state, -3);
-            if entries > NODES_MAX as usize {
+            if entries > NODES_MAX {
                 return Err(TOO_MANY);
             }
         }
@@ -297,7 +291,7 @@ unsafe fn shape(state: *mut lua_State, index: c_int) -> Crossed<Shape> {
         if marked && items != entries {
             return Err("a table with the array metatable has keys that are no places of a list".into());
         }
-        if marked && last > f64::from(NODES_MAX) {
+        if marked && last > NODES_MAX as f64 {
             return Err(TOO_MANY);
         }
         Ok(Shape { entries, list: dense || marked, items: last as usize })

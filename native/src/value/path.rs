@@ -5,8 +5,8 @@ use std::ffi::{CStr, c_int};
 use mlua::ffi::{self, lua_State};
 
 use super::Refusal;
-use crate::json::bytes_at;
 use crate::limits::cut;
+use crate::stack::bytes_at;
 
 const KEY_BYTES_MAX: usize = 40;
 const PATH_BYTES_MAX: usize = 200;

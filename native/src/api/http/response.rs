@@ -122,17 +122,10 @@ fn text(call: &Call) -> Done {
 fn json(call: &Call) -> Done {
     let bytes = take(call)?;
     // SAFETY: inside a function that Luau calls.
-    unsafe { json::push_text(call.state, json::LAZY, &bytes) }.map_err(not_json)?;
+    unsafe { json::push_text(call.state, json::LAZY, &bytes) }.map_err(|fault| fault.of("deserialize error"))?;
     Ok(1)
-}
-
-fn not_json(fault: Fault) -> Fault {
-    Fault { text: format!("deserialize error: {}", fault.text).into(), limit: fault.limit }
 }
 
 fn to_blob(call: &Call) -> Done {
-    let bytes = take(call)?;
-    // SAFETY: inside a function that Luau calls.
-    unsafe { blob::push(call.state, bytes)? };
-    Ok(1)
+    blob::give(call, take(call)?)
 }
