@@ -34,7 +34,10 @@ def test_a_syntax_error_says_where():
     assert lint({"init.luau": b"local x =\n"})[0][:3] == ("init.luau", 2, True)
 
 
-@pytest.mark.parametrize("require", ['require("./b")', "require './b'", "require([[./b]])", "x = { require('./b') }"])
+@pytest.mark.parametrize(
+    "require",
+    ['require("./b")', "require './b'", "require([[./b]])", "x = { require('./b') }", "'a' .. require('./b')"],
+)
 def test_a_require_that_leads_nowhere_is_an_error(require):
     (remark,) = lint({"init.luau": f"\nlocal x = 1\n{require if '=' in require else 'return ' + require}".encode()})
     assert remark == Remark("init.luau", 3, True, 'error requiring module "./b": could not resolve child component "b"')
@@ -54,7 +57,9 @@ def test_a_path_made_at_run_time_is_nobodys_business():
     assert texts(init_luau='local p = "./x" return require(p)') == []
 
 
-@pytest.mark.parametrize("source", ["print('x')", "f(print)", "local y = warn", "game:Get()"])
+@pytest.mark.parametrize(
+    "source", ["print('x')", "f(print)", "local y = warn", "game:Get()", "local y = 'a' .. tick()"]
+)
 def test_a_global_of_another_host_is_a_warning(source):
     (remark,) = texts(init_luau=source)
     assert remark[2] is False and "does not exist: " in remark[3]

@@ -52,16 +52,21 @@ class Require(NamedTuple):
 def requires(file: str, words: list[Token]) -> Iterator[Require]:
     """The requires of literal paths in a file, with or without parentheses."""
     for at, word in enumerate(words):
-        if word == ("name", "require", word.line) and not _is_member(words, at):
+        if word.kind == "name" and word.text == "require" and not _is_member(words, at):
             rest = words[at + 1 : at + 3]
-            if rest and rest[0].kind == "sign" and rest[0].text == "(":
+            if rest and _is_sign(rest, 0, "("):
                 rest = rest[1:]
             if rest and rest[0].kind == "string":
                 yield Require(file, word.line, rest[0].text)
 
 
 def _is_member(words: list[Token], at: int) -> bool:
-    return at > 0 and words[at - 1].kind == "sign" and words[at - 1].text in ".:"
+    """Whether it follows a dot or a colon; two dots are a concatenation."""
+    return _is_sign(words, at - 1, ".:") and not (_is_sign(words, at - 1, ".") and _is_sign(words, at - 2, "."))
+
+
+def _is_sign(words: list[Token], at: int, signs: str) -> bool:
+    return at >= 0 and words[at].kind == "sign" and words[at].text in signs
 
 
 def _declared(words: list[Token]) -> set[str]:

@@ -62,7 +62,8 @@ def test_an_error_comes_with_its_traceback_and_exit_code(template):
 def test_a_call_that_its_capabilities_refuse_is_shown(template):
     source = "return function(ctx) return (select(2, pcall(function() ctx.KV:set('k', 1, { 's' }) end))) end"
     done = run(template(source), "--cap", "kv:get:k")
-    assert "not allowed" in done.output and done.return_value == 0
+    told = "KV operation `set` not allowed in this template context for key 'k'"
+    assert f'host call kv.set("k", 1, ["s"]) -> error: {told}' in done.output and done.return_value == 0
 
 
 def test_an_event_that_nobody_handles_is_told(template):
