@@ -237,6 +237,11 @@ impl Call {
         unsafe { ffi::lua_objlen_(self.state, index) }
     }
 
+    /// Moves the value on top to the place `index` of the stack.
+    pub fn replace(&self, index: c_int) {
+        unsafe { ffi::lua_replace(self.state, index) }
+    }
+
     /// Makes the table at `index` read-only.
     pub fn freeze(&self, index: c_int) {
         unsafe { ffi::lua_setreadonly(self.state, index, 1) }

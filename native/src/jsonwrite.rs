@@ -23,20 +23,21 @@ struct Writer {
     out: Vec<u8>,
     budget: Budget,
     pretty: bool,
-    /// An empty table that is not marked as a list is an object.
-    empty_objects: bool,
+    /// As everywhere but in `tojsonstring`: an empty table that is not marked as a list is an object, and what contains itself
+    /// is refused instead of left out.
+    strict: bool,
 }
 
 /// The JSON text of the value at `index`.
 pub unsafe fn write(state: *mut lua_State, index: c_int, pretty: bool) -> Result<Vec<u8>, Fault> {
-    let writer = Writer { state, out: Vec::new(), budget: Budget::new(), pretty, empty_objects: false };
+    let writer = Writer { state, out: Vec::new(), budget: Budget::new(), pretty, strict: false };
     // SAFETY: by the caller, inside a protected call.
     unsafe { writer.finish(index) }
 }
 
-/// The same for a request's body, where an empty table is an object.
+/// The same for a request's body.
 pub unsafe fn write_body(state: *mut lua_State, index: c_int) -> Result<Vec<u8>, Fault> {
-    let writer = Writer { state, out: Vec::new(), budget: Budget::new(), pretty: false, empty_objects: true };
+    let writer = Writer { state, out: Vec::new(), budget: Budget::new(), pretty: false, strict: true };
     // SAFETY: by the caller, inside a protected call.
     unsafe { writer.finish(index) }
 }
@@ -183,7 +184,7 @@ impl Writer {
             self.budget.enter(state, index)?;
             let mut all = entries(state, index, &mut self.budget)?;
             match list_length(&all) {
-                Some(0) if self.empty_objects && !marks::is_array(state, index) => {
+                Some(0) if self.strict && !marks::is_array(state, index) => {
                     self.budget.leave();
                     self.put(b"{}")?;
                 }
@@ -215,7 +216,7 @@ impl Writer {
             unsafe {
                 ffi::lua_rawgeti_(self.state, index, place as c_int);
                 let item = ffi::lua_gettop(self.state);
-                if self.is_recursive(item) {
+                if self.is_recursive(item)? {
                     self.put(b"null")?;
                 } else {
                     self.value(item).map_err(|fault| inside(fault, &format!("[{place}]")))?;
@@ -228,9 +229,13 @@ impl Writer {
     }
 
     /// A table that contains itself is written once.
-    unsafe fn is_recursive(&self, index: c_int) -> bool {
+    unsafe fn is_recursive(&self, index: c_int) -> Result<bool, Fault> {
         // SAFETY: as for `write`.
-        unsafe { ffi::lua_type(self.state, index) == ffi::LUA_TTABLE && self.budget.is_inside(self.state, index) }
+        let recursive = unsafe { ffi::lua_type(self.state, index) == ffi::LUA_TTABLE && self.budget.is_inside(self.state, index) };
+        if recursive && self.strict {
+            return Err("a table that contains itself cannot be JSON".into());
+        }
+        Ok(recursive)
     }
 
     unsafe fn object_fields(&mut self, index: c_int, all: &[Entry]) -> Result<(), Fault> {
@@ -242,7 +247,7 @@ impl Writer {
             unsafe {
                 push_entry(self.state, index, *place);
                 let value = ffi::lua_gettop(self.state);
-                if !self.is_recursive(value) {
+                if !self.is_recursive(value)? {
                     self.separate(first, 0)?;
                     first = false;
                     self.text(name)?;

@@ -107,19 +107,31 @@ fn time_delta(call: &Call, index: c_int) -> Result<(), Fault> {
     if call.kind(index) == ffi::LUA_TUSERDATA { Ok(()) } else { Err(call.wrong(index, "TimeDelta")) }
 }
 
-/// A list of at least one text.
+/// A list of at least one text; numbers count as theirs, in a copy.
 fn scopes(call: &Call, index: c_int) -> Result<(), Fault> {
     call.table(index)?;
     let n = call.length(index);
     if n == 0 {
         return Err(call.bad(index, "a list of at least one scope is expected"));
     }
+    let mut all_texts = true;
     for place in 1..=n {
         let kind = call.push_item(index, place);
         call.set_top(call.top() - 1);
-        if kind != ffi::LUA_TSTRING {
-            return Err(call.bad(index, "each scope must be a string"));
+        match kind {
+            ffi::LUA_TSTRING => {}
+            ffi::LUA_TNUMBER => all_texts = false,
+            _ => return Err(call.bad(index, "each scope must be a string")),
         }
+    }
+    if !all_texts {
+        call.push_table(0, 0);
+        for place in 1..=n {
+            call.push_item(index, place);
+            call.bytes(-1)?;
+            call.set_item(-2, place);
+        }
+        call.replace(index);
     }
     Ok(())
 }

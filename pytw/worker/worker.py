@@ -84,6 +84,7 @@ class Worker:
         on_call: OnCall | None = None,
         blame_fd: int = -1,
         engine: EngineMaker = NATIVE_ENGINE,
+        http: Http | None = None,
     ) -> None:
         self.spec = spec
         self._rest = rest
@@ -106,7 +107,7 @@ class Worker:
         self.loads = ProgramLoads(self.db, self.vms, self.state, self.cache, spec.limits)
         self.dispatch = WorkerDispatch(self.vms, self.state, self.loads, spec.limits, worker_id=self.id)
         runtime = Runtime(self.db, self.loads.refresh, BotStats(rest, self._tenants))
-        self._http = Http(spec.http_domains)
+        self._http = http or Http(spec.http_domains)
         self.context = VMContext(
             self.vms,
             self._caps_of,

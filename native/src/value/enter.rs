@@ -18,9 +18,10 @@ use crate::stack::{push_buffer, push_str};
 use crate::string_map::StringMap;
 use crate::walk::DEPTH_MAX;
 
-/// All results of one call. The link between processes carries no more at once (`limits.RECORD_BYTES_MAX`).
-const ANSWER_BYTES_MAX: usize = 8 << 20;
-const ANSWER_TOO_LONG: Refusal = breach(limits::SIZE, "the answer is longer than 8 MiB (limit: size)");
+/// All results of one call: the largest HTTP response there is, its body a blob (`limits.HTTP_ANSWER_BYTES_MAX`). What comes
+/// from the master is shorter (`limits.RECORD_BYTES_MAX`).
+const ANSWER_BYTES_MAX: usize = 11 << 20;
+const ANSWER_TOO_LONG: Refusal = breach(limits::SIZE, "the answer is longer than 11 MiB (limit: size)");
 
 /// Values that one call gives.
 const RESULTS_MAX: usize = 64;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,12 +15,15 @@ from pytw.limits import TENANT_DATA_BYTES_MAX, VALUE_BYTES_MAX
 from pytw.worker.context.answers import JSON
 
 ARGUMENTS_MAX = 16
+_VECTOR = struct.Struct(">3f")
 PLAIN_BYTES_MAX = TENANT_DATA_BYTES_MAX
 
 
 def _extension(code: int, data: bytes) -> Any:
     if code == JSON:
         return orjson.loads(data)
+    if code == values.VECTOR and len(data) == _VECTOR.size:
+        return list(_VECTOR.unpack(data))
     if code == values.RAW_TEXT:
         raise RequestError("a string is not UTF-8 text, and only that can be used here")
     raise RequestError("only plain values are allowed here: nil, boolean, number, string, table")
@@ -30,7 +34,7 @@ def _bytes(code: int, data: bytes) -> bytes | None:
 
 
 def plain(value: bytes, *, bytes_max: int = PLAIN_BYTES_MAX) -> Any:
-    """A value as JSON knows it.
+    """A value as JSON knows it; a vector is a list of its three numbers.
 
     Raises:
         RequestError: it holds something that JSON has no form for.
