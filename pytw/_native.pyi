@@ -5,7 +5,8 @@ A tenant is its 64-bit key. A request id is used once per engine. Every request 
 also when its VM is replaced, the engine is closed or its thread fails.
 
 Limits by the names that results carry: ``cpu``, ``memory``, ``unbreakable`` (a stretch that cannot be preempted, in CPU
-time), ``depth`` and ``size`` (a value that crosses; ``size`` also a source), ``calls`` (host calls, threads and timers
+time), ``depth`` and ``size`` (a value that crosses; ``size`` also a source, and results that
+nobody has drained), ``calls`` (host calls, threads and timers
 that wait, and what the arguments of the calls hold), and for what was shed ``queue`` and ``memory_budget``. A script can
 catch errors of ``unbreakable``, ``depth``, ``size`` and ``calls``; their text then names limit and value.
 """
@@ -164,8 +165,8 @@ class Engine:
     def stats(self) -> dict[str, int]:
         """Counters and levels by name.
 
-        ``vms`` (alive), ``bytes`` (held by them), ``queued`` (requests without an answer), ``closing`` and ``closing_bytes``
-        (VMs that wait to be closed, elsewhere), and since the start ``slices, preempted, events, evicted, replaced, shed,
+        ``vms`` (alive), ``bytes`` (of the system's memory that they hold, about), ``queued`` (requests without an answer),
+        ``closing`` and ``closing_bytes`` (VMs that wait to be closed, elsewhere), and since the start ``slices, preempted, events, evicted, replaced, shed,
         logs_dropped``.
         """
 
