@@ -27,6 +27,10 @@ pub fn set_source_bytes_max(bytes: usize) {
     SOURCE_BYTES_MAX.store(bytes, Ordering::Relaxed);
 }
 
+/// A longer text is compiled without inlining and unrolling: what that weighs up grows with the depth of loops too, and takes
+/// half a second where 200 KiB lie in a hundred of them.
+const INLINED_BYTES_MAX: usize = 16 << 10;
+
 /// A complaint of the compiler.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SyntaxError {
@@ -111,7 +115,7 @@ pub fn compile_with(text: &[u8], level: c_int, frames: Frames) -> Result<Box<[u8
         return Err(SyntaxError { line: 1, text, limit: Some(limits::SIZE) });
     }
     let mut options = ffi::lua_CompileOptions::default();
-    options.optimizationLevel = level;
+    options.optimizationLevel = if text.len() > INLINED_BYTES_MAX { level.min(1) } else { level };
     options.debugLevel = c_int::from(frames == Frames::Shown);
     // Only machine code would need the types of functions.
     options.typeInfoLevel = 0;
