@@ -166,8 +166,8 @@ class Engine:
         """Counters and levels by name.
 
         ``vms`` (alive), ``bytes`` (of the system's memory that they hold, about), ``queued`` (requests without an answer),
-        ``closing`` and ``closing_bytes`` (VMs that wait to be closed, elsewhere), and since the start ``slices, preempted, events, evicted, replaced, shed,
-        logs_dropped``.
+        ``closing`` and ``closing_bytes`` (VMs that wait to be closed, elsewhere), and since the start ``slices,
+        preempted, events, evicted, replaced, shed, logs_dropped``.
         """
 
     def close(self) -> None:
