@@ -17,10 +17,11 @@ import msgpack
 
 from pytw import _native
 from pytw.errors import PytwError, Unavailable, WorkerLost, from_wire
+from pytw.eventnames import EVERY_EVENT
 from pytw.limits import LOOP_OPENING_S, Limits
 from pytw.routing import vm_thread_of
 from pytw.types import CreateEvent, DispatchResult, Outcome
-from pytw.worker.template import EVERY_EVENT, Template
+from pytw.worker.template import Template
 
 log = logging.getLogger(__name__)
 

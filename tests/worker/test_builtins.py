@@ -122,6 +122,15 @@ class TestOtherTree:
         assert [result.templates[0].value for result in results] == [1] * 8
         await rig.like.kill()
 
+    async def test_without_a_loop_such_a_list_is_a_value_like_any_other(self, tmp_path: Path):
+        rig = await self.start(
+            tmp_path, "return { E = function() return { { type = 'err', id = 't', value = 'no' } } end }"
+        )
+        result = await rig.like.dispatch_event(A, event("E"))
+        assert result.outcome is Outcome.OK
+        assert result.templates[0].value == [{"type": "err", "id": "t", "value": "no"}]
+        await rig.like.kill()
+
     async def test_failure_of_the_loop_is_an_error_of_the_built_in_template(self, tmp_path: Path):
         rig = await self.start(tmp_path, "return function() error('lost') end")
         (part,) = (await rig.like.dispatch_event(A, event("E"))).templates
