@@ -49,6 +49,21 @@ async def test_own_messages_are_ignored_and_own_reactions_are_not():
             assert [e.name for _, e in offers.events] == ["MESSAGE", "MESSAGE_REACTION_ADD"]
 
 
+async def test_what_is_about_the_session_or_nobody_is_no_event():
+    """Guilds that become known, and what names neither a guild nor a user."""
+    async with mocked() as mock:
+        offers = Offers()
+        async with running(mock, offers, listens=lambda tenant, event: True):
+            for name in ("GUILD_CREATE", "GUILD_DELETE", "RATE_LIMITED"):
+                mock.dispatch(name, {"id": str(GUILD), "guild_id": str(GUILD)})
+            mock.dispatch("USER_UPDATE", {"id": "5"})
+            mock.dispatch("CHANNEL_CREATE", {"id": "6", "guild_id": str(GUILD)})
+            await offers.until(1)
+            assert [(tenant, event.name, event.author) for tenant, event in offers.events] == [
+                (GUILD, "CHANNEL_CREATE", None)
+            ]
+
+
 async def test_own_messages_are_ignored_after_a_resume_without_ready():
     """Who we are is read from the token, since a resumed session sends no READY."""
     async with mocked() as mock:

@@ -202,6 +202,42 @@ def test_scripts_have_ctx_and_every_capability(driver):
     assert "script:1: Expected" in driver.error("return +")
 
 
+def test_a_script_is_called_with_its_ctx_alone_and_its_first_value_counts(driver):
+    """Its chunk has the name that it was given; it has globals of its own, and those of the base."""
+    assert driver.ok("return select('#', ...), 'second'") == 1
+    assert driver.ok("return") is None
+    assert driver.error("error('no')").startswith("script:1: no\n")
+    assert driver.error("return function() end") == "a function cannot leave the script"
+    assert driver.ok("shared = 1 return rawget(_G, 'shared')") == 1
+    assert driver.ok("return rawget(_G, 'shared')") is None
+
+
+def test_of_what_a_handler_returns_the_first_value_counts(driver):
+    driver.load(("a", "return { E = function() return 1, 2, 3 end, F = function() return nil, 2 end }"))
+    assert [driver.done(driver.event(name=name)).value for name in "EF"] == [1, None]
+
+
+def test_a_ctx_serves_later_events_too(driver):
+    """A loop keeps the first one for as long as the VM lives; calls through it are those of the event that makes them."""
+    driver.load(
+        (
+            "a",
+            """local base
+            return function(ctx)
+                base = base or ctx
+                local sub = base:with({ capabilities = { "kv:*" }, event = { name = "sub", data = ctx:event().data } })
+                sub.KV:set("k", 1, { "s" })
+                return { base:event().data.n, sub:event().data.n, base.store == ctx.store, base == ctx }
+            end""",
+        )
+    )
+    numbers = []
+    for n, expected in ((1, [1, 1, True, True]), (2, [1, 2, True, False])):
+        numbers.append(driver.event(b'{"n":%d}' % n))
+        assert driver.done(numbers[-1]).value == expected
+    assert [call[1] for call in driver.calls] == numbers
+
+
 def test_a_call_through_a_sub_context_says_what_it_is_narrowed_to(make):
     driver = make()
     driver.holding = True

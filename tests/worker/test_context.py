@@ -63,7 +63,9 @@ class TestKv:
 
     async def test_scopes_are_listed_to_who_may(self, kv):
         await results(kv, call("kv.set", "k", 1, ["b", "a"]))
-        assert await results(kv, call("kv.list_scopes")) == [["a", "b"]]
+        assert await results(kv, call("kv.list_scopes", caps=("kv.meta:list_scopes",))) == [["a", "b"]]
+        with pytest.raises(Forbidden, match="KV operation `list_scopes` not allowed"):
+            await results(kv, call("kv.list_scopes", caps=("kv:*", "kv.meta:*")))
 
     async def test_find_gives_records(self, kv):
         for key in ("a1", "a2", "b"):
@@ -89,6 +91,34 @@ class TestKv:
     )
     async def test_capabilities_that_allow_a_read(self, kv, held: str):
         assert await results(kv, call("kv.get", "k", ["s", "r"], caps=(held,))) == [None, False]
+
+    @pytest.mark.parametrize(
+        ("action", "args"),
+        [
+            ("get", ("k", ["s", "r"])),
+            ("getrecord", ("k", ["s", "r"])),
+            ("set", ("k", 1, ["s", "r"])),
+            ("delete", ("k", ["s", "r"])),
+            ("find", ("k", ["s", "r"])),
+        ],
+    )
+    async def test_each_operation_asks_for_its_action(self, kv, action: str, args: tuple):
+        """A search asks with its pattern for a key; whoever may use one of the scopes may make the call."""
+        asked = "get" if action == "getrecord" else action
+        for held in ("kv:*", f"kv:{asked}:*", f"kv:{asked}:k", "kv[s]:*", f"kv[r]:{asked}", f"kv[s]:{asked}:k"):
+            await results(kv, call(f"kv.{action}", *args, caps=("x", held)))
+        other = "set" if asked != "set" else "get"
+        for held in (
+            f"kv:{other}:*",
+            f"kv[s]:{other}",
+            f"kv:{asked}",
+            f"kv:{asked}:K",
+            f"kv[t]:{asked}",
+            "kv[s]",
+            "*:*",
+        ):
+            with pytest.raises(Forbidden, match=f"KV operation `{asked}` not allowed"):
+                await results(kv, call(f"kv.{action}", *args, caps=(held,)))
 
     @pytest.mark.parametrize("held", ["", "kv:get", "kv:set:*", "kv:get:other", "kv[t]:*", "discord:*", "k*"])
     async def test_capabilities_that_do_not(self, kv, held: str):

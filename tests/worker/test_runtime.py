@@ -45,6 +45,12 @@ async def test_state_is_written_and_the_gate_told_before_the_answer(world: World
     assert (state["data"].code, orjson.loads(state["data"].data)) == (JSON, {"n": 1})
 
 
+async def test_tenant_without_a_state_has_the_default_one(world: World):
+    (state,) = await world.ask("gettenantstate")
+    assert state["events"] == ["INTERACTION_CREATE", "WebExecuteSetting", "WebGetSettings"]
+    assert (state["banned"], orjson.loads(state["data"].data)) == (False, {})
+
+
 async def test_data_crosses_as_json_so_that_nulls_and_empty_lists_stay(world: World):
     data = {"none": None, "list": [], "map": {}, "deep": [[None, {}]], "i": 2**60, "f": 1.5, "t": "\x00é"}
     world.db.states[GUILD] = TenantState(frozenset(), data)
