@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import pytest
@@ -8,10 +7,12 @@ import pytest
 from pytw import values
 from pytw.errors import LimitExceeded, NotFound, NotReady, RequestError
 from pytw.eventnames import DEFAULT_EVENTS
+from pytw.storage import looptemplates
 from pytw.storage.looprecords import asked
 from pytw.storage.looptemplates import LoopTemplateStore
 from pytw.storage.stores import Stores
 from pytw.storage.templatechoice import TemplateChoice
+from pytw.storage.tenants import TenantStore
 from pytw.types import TenantState
 from tests.storage.templates_contract import GUILD, ONE, TWO, Make, TemplatesContract
 
@@ -153,17 +154,26 @@ async def test_entry_is_init(stores: Stores) -> None:
         await stores.loop_templates.put(GUILD, "t", ONE, entry="other")
 
 
-async def test_state_that_a_script_changes_meanwhile_is_not_lost(stores: Stores) -> None:
-    """The store reads it anew for each try."""
+async def test_state_that_a_script_changes_meanwhile_is_not_lost(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The change is made anew from what the script wrote between reading and writing."""
+    reads = 0
 
-    async def script(number: int) -> None:
-        state = await stores.tenants.tenant_state(GUILD.key)
-        await stores.tenants.set_tenant_state(GUILD.key, TenantState(state.events | {f"S{number}"}, state.data))
+    class Interrupted(TenantStore):
+        async def tenant_state(self, tenant: int) -> TenantState:
+            nonlocal reads
+            reads += 1
+            found = await super().tenant_state(tenant)
+            if reads == 1:
+                await stores.tenants.set_tenant_state(tenant, TenantState(found.events | {"S"}, {"mine": 1}))
+            return found
 
-    await script(0)
-    await asyncio.gather(stores.loop_templates.put(GUILD, "t", ONE, events=["A"]), script(1))
+    monkeypatch.setattr(looptemplates, "TenantStore", Interrupted)
     await stores.loop_templates.put(GUILD, "t", ONE, events=["A"])
-    assert (await stores.tenants.gate(GUILD.key)).events >= {"S0", "S1", "A"}
+    found = await stores.tenants.tenant_state(GUILD.key)
+    assert found.events >= {"S", "A"} and found.data["mine"] == 1
+    assert reads == 2
 
 
 class TestAsked:
