@@ -9,7 +9,7 @@ use std::ffi::{CStr, c_int};
 use std::io::Read;
 
 use mlua::ffi::lua_State;
-use tar::{Archive, Builder, Header};
+use tar::{Archive, Builder, EntryType, Header};
 
 use crate::api::blob;
 use crate::call::{Call, Done, Fault, Named};
@@ -96,6 +96,8 @@ impl Files {
             let mut header = Header::new_gnu();
             header.set_size(file.bytes.len() as u64);
             header.set_mode(MODE);
+            // Without a type a long name that is cut after a slash would be a folder's.
+            header.set_entry_type(EntryType::Regular);
             builder.append_data(&mut header, name, &*file.bytes).map_err(|e| Fault::from(format!("Failed to add {name:?}: {e}")))?;
         }
         builder.into_inner().map_err(|e| Fault::from(format!("Failed to write the archive: {e}")))
