@@ -86,4 +86,11 @@ def test_without_a_level_the_best_one_is_taken(driver):
 
 def test_brotli_of_another_implementation_is_read(driver):
     """The reference encoder's output for "known text" repeated 3 times, quality 11."""
-    assert ask(driver, 'return datamgmt.decompress("brotli", (host("give")))', bytes.fromhex("1b1d00f81d09364e766dfe192ad7eef01ac4ed8d4e95b9c550a1005ab207")) == b"known text" * 3
+    assert (
+        ask(
+            driver,
+            'return datamgmt.decompress("brotli", (host("give")))',
+            bytes.fromhex("1b1d00f81d09364e766dfe192ad7eef01ac4ed8d4e95b9c550a1005ab207"),
+        )
+        == b"known text" * 3
+    )
