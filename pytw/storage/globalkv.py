@@ -185,4 +185,4 @@ def _record(row: asyncpg.Record) -> GlobalRecord:
     )
 
 
-__all__ = ["GlobalKvStore", "GlobalRecord", "checked_entry"]
+__all__ = ["NUL", "GlobalKvStore", "GlobalRecord", "checked_entry"]

@@ -316,4 +316,4 @@ def new_id() -> str:
     return uuid.uuid4().hex
 
 
-__all__ = ["KvStore", "checked_key", "checked_scopes", "checked_text", "like_pattern"]
+__all__ = ["KvStore", "checked_key", "checked_scopes", "checked_text", "like_pattern", "new_id", "to_row"]

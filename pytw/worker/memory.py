@@ -10,10 +10,13 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from urllib.parse import quote
 
-from pytw.errors import Conflict, NotFound
+from pytw.errors import Conflict, NotFound, RequestError
 from pytw.eventnames import DEFAULT_EVENTS
-from pytw.storage.globalkv import checked_entry
+from pytw.routing import worker_of
+from pytw.storage.globalkv import NUL, checked_entry
+from pytw.storage.kv import checked_key, checked_scopes, new_id, to_row
 from pytw.storage.objectkeys import checked_object_data, checked_object_key, checked_object_prefix, checked_url_life
+from pytw.storage.tenants import checked_events
 from pytw.types import (
     GlobalEntry,
     GlobalRecord,
@@ -36,13 +39,14 @@ def _like(pattern: str) -> re.Pattern[str]:
 
 
 class MemoryDb:
-    """Satisfies `types.WorkerDb`. Get and find match records whose scopes contain the given ones, the exact set first."""
+    """Satisfies `types.WorkerDb`, without bounds on what a tenant keeps. A claim of a key lasts as long as the process."""
 
     def __init__(self) -> None:
         self.templates: dict[int, list[TemplateSource]] = {}
         self.states: dict[int, TenantState] = {}
         self.records: dict[_Place, KvRecord] = {}
-        self.due: list[tuple[int, KvRecord]] = []
+        #: Id and version of keys that were claimed.
+        self._claimed: set[tuple[str, int]] = set()
         #: By scope, key and version.
         self.published: dict[tuple[str, str, int], GlobalRecord] = {}
         self.objects: dict[tuple[int, str], tuple[bytes, datetime]] = {}
@@ -62,7 +66,7 @@ class MemoryDb:
     async def gates(self, worker_id: int, workers: int) -> list[TenantGate]:
         await self._work("gates", -1)
         known = self.templates.keys() | self.states.keys()
-        return [self._gate(tenant) for tenant in sorted(known) if (tenant >> 22) % workers == worker_id]
+        return [self._gate(tenant) for tenant in sorted(known) if worker_of(tenant, workers) == worker_id]
 
     async def gate(self, tenant: int) -> TenantGate:
         await self._work("gate", tenant)
@@ -78,26 +82,29 @@ class MemoryDb:
 
     async def set_tenant_state(self, tenant: int, state: TenantState) -> None:
         await self._work("set_tenant_state", tenant)
-        self.states[tenant] = state
+        checked_events(state.events)
+        self.states[tenant] = replace(state, banned=self._gate(tenant).banned)
 
     def _matching(self, tenant: int, scopes: Sequence[str]) -> list[KvRecord]:
-        """The tenant's records that have all the scopes; those with no others come first."""
-        wanted = set(scopes)
+        """The tenant's records that have all the scopes; those with the fewest others come first."""
+        wanted = set(checked_scopes(scopes))
         found = [r for (owner, _, held), r in self.records.items() if owner == tenant and wanted.issubset(held)]
-        return sorted(found, key=lambda r: (set(r.scopes) != wanted, r.key, r.id))
+        return sorted(found, key=lambda r: (len(r.scopes), r.scopes))
 
     async def kv_get(self, tenant: int, key: str, scopes: Sequence[str]) -> KvRecord | None:
         await self._work("kv_get", tenant)
-        return next((r for r in self._matching(tenant, scopes) if r.key == key), None)
+        return next((r for r in self._matching(tenant, scopes) if r.key == checked_key(key)), None)
 
     async def kv_set(
         self, tenant: int, key: str, scopes: Sequence[str], value: bytes, expires_at: datetime | None = None
     ) -> None:
         await self._work("kv_set", tenant)
-        place = (tenant, key, tuple(sorted(set(scopes))))
+        place = (tenant, checked_key(key), tuple(checked_scopes(scopes, writes=True)))
+        if NUL.search(to_row(value).encode()):
+            raise RequestError("Value contains a NUL character, which cannot be stored")
         now, old = datetime.now(UTC), self.records.get(place)
-        version, created = (old.version + 1, old.created_at) if old is not None else (1, now)
-        self.records[place] = KvRecord(f"{tenant}-{key}", key, list(place[2]), value, version, created, now, expires_at)
+        number, version, created = (old.id, old.version + 1, old.created_at) if old is not None else (new_id(), 1, now)
+        self.records[place] = KvRecord(number, key, list(place[2]), value, version, created, now, expires_at)
 
     async def kv_delete(self, tenant: int, key: str, scopes: Sequence[str]) -> int:
         await self._work("kv_delete", tenant)
@@ -122,8 +129,17 @@ class MemoryDb:
 
     async def claim_expired(self, worker_id: int, workers: int, *, limit: int) -> list[tuple[int, KvRecord]]:
         await self._work("claim_expired", -1)
-        claimed, self.due = self.due[:limit], self.due[limit:]
-        return claimed
+        now = datetime.now(UTC)
+        found = sorted(
+            (record.expires_at, record.id, owner, record)
+            for (owner, _, _), record in self.records.items()
+            if record.expires_at is not None
+            and record.expires_at <= now
+            and worker_of(owner, workers) == worker_id
+            and (record.id, record.version) not in self._claimed
+        )[:limit]
+        self._claimed.update((record.id, record.version) for *_, record in found)
+        return [(owner, record) for _, _, owner, record in found]
 
     async def finish_expired(self, tenant: int, record_id: str, version: int) -> None:
         await self._work("finish_expired", tenant)

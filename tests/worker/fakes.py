@@ -28,6 +28,8 @@ class MemoryDb(memory.MemoryDb):
 
     def __init__(self) -> None:
         super().__init__()
+        #: What is claimed next, whether it is stored or not.
+        self.due: list[tuple[int, KvRecord]] = []
         self.finished: list[tuple[int, str, int]] = []
         self.calls: list[tuple[str, int]] = []
         #: While set for a tenant, its operations wait for the event.
@@ -49,6 +51,11 @@ class MemoryDb(memory.MemoryDb):
             self.in_flight[tenant] -= 1
         if self.failing:
             raise StorageUnavailable("the database is away")
+
+    async def claim_expired(self, worker_id: int, workers: int, *, limit: int) -> list[tuple[int, KvRecord]]:
+        await self._work("claim_expired", -1)
+        claimed, self.due = self.due[:limit], self.due[limit:]
+        return claimed
 
     async def finish_expired(self, tenant: int, record_id: str, version: int) -> None:
         await super().finish_expired(tenant, record_id, version)

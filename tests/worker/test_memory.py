@@ -7,6 +7,7 @@ import pytest
 from pytw.types import GlobalEntry, WorkerDb
 from pytw.worker.memory import MemoryDb
 from tests.storage.commons_contract import CommonsContract, Staff
+from tests.storage.workerdb_contract import WorkerDbContract
 
 
 class MemoryStaff:
@@ -27,10 +28,14 @@ class MemoryStaff:
         )
 
 
-class TestMemory(CommonsContract):
+class TestMemory(WorkerDbContract, CommonsContract):
     @pytest.fixture
     def db(self) -> WorkerDb:
         return MemoryDb()
+
+    @pytest.fixture
+    def stores(self) -> None:
+        pytest.skip("nobody else writes to it")
 
     @pytest.fixture
     def staff(self, db: MemoryDb) -> Staff:
