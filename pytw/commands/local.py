@@ -10,7 +10,6 @@ from pathlib import Path
 from pytw.commands.template import read_files
 from pytw.discord.rest import DiscordRest
 from pytw.fauxpas.mockdiscord import MockDiscord
-from pytw.limits import Limits
 from pytw.types import BUILTINS, CreateEvent, DispatchResult, TemplateSource
 from pytw.worker.context.boundary import OnCall
 from pytw.worker.memory import MemoryDb
@@ -25,20 +24,19 @@ GUILD_ID = 1 << 22
 class LocalWorker:
     """Runs one template for one guild, as `tw serve` would."""
 
-    def __init__(self, worker: Worker, db: MemoryDb, mock: MockDiscord, guild: int) -> None:
+    def __init__(self, worker: Worker, db: MemoryDb, guild: int) -> None:
         self._worker = worker
         self._db = db
-        self.mock = mock
-        self.guild = guild
+        self._guild = guild
 
     async def events_of(self, source: TemplateSource) -> list[str]:
         """The events that its entry names. Raises: ScriptError, LimitExceeded."""
-        return await self._worker.check_template(self.guild, Template(source))
+        return await self._worker.check_template(self._guild, Template(source))
 
     async def deploy(self, source: TemplateSource) -> None:
         """Make it the guild's only template."""
-        self._db.put(self.guild, source)
-        await self._worker.refresh_tenant(self.guild)
+        self._db.put(self._guild, source)
+        await self._worker.refresh_tenant(self._guild)
 
     async def run(self, event: CreateEvent, timeout_ms: int) -> DispatchResult:
         """What became of an event."""
@@ -48,25 +46,22 @@ class LocalWorker:
             if not ended.done():
                 ended.set_result(body)
 
-        self._worker.dispatch.dispatch(self.guild, event, done, timeout_ms)
+        self._worker.dispatch.dispatch(self._guild, event, done, timeout_ms)
         return DispatchResult(await ended)
 
 
 @asynccontextmanager
-async def local_worker(
-    guild: int, on_call: OnCall | None = None, *, limits: Limits | None = None, builtins_dir: str = ""
-) -> AsyncIterator[LocalWorker]:
+async def local_worker(guild: int, on_call: OnCall | None = None) -> AsyncIterator[LocalWorker]:
     """A worker of this process, ready to run, which takes nothing from outside and leaves nothing behind."""
     mock = MockDiscord(guilds=[guild])
     await mock.start()
     rest = DiscordRest(mock.api_base, mock.token)
     db = MemoryDb()
-    spec = WorkerSpec(vm_threads=1, limits=limits or Limits(), builtins_dir=builtins_dir)
     try:
-        worker = Worker(spec, db, rest, on_call=on_call)
+        worker = Worker(WorkerSpec(vm_threads=1), db, rest, on_call=on_call)
         await worker.start()
         try:
-            yield LocalWorker(worker, db, mock, guild)
+            yield LocalWorker(worker, db, guild)
         finally:
             await worker.close()
     finally:

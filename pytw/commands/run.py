@@ -19,7 +19,6 @@ from pytw.commands.local import GUILD_ID, local_worker, read_template
 from pytw.errors import PytwError, RequestError
 from pytw.eventnames import EVERY_EVENT
 from pytw.fauxpas.mockdiscord.ids import general_channel
-from pytw.limits import Limits
 from pytw.types import BUILTINS, ENTRY, CreateEvent, DispatchResult, Outcome, TemplateSource
 from pytw.worker.context.answers import JSON, LAZY_JSON, OPAQUE_JSON, READ_ONLY
 from pytw.worker.context.call import HostCall
@@ -96,7 +95,7 @@ async def run_once(
     source: TemplateSource, event: CreateEvent, guild: int, timeout_ms: int, trace: Trace
 ) -> tuple[DispatchResult, list[str]]:
     """What became of the event, and the events that the template listens for. Raises: ScriptError, LimitExceeded."""
-    async with local_worker(guild, trace, limits=Limits()) as local:
+    async with local_worker(guild, trace) as local:
         events = await local.events_of(source)
         await local.deploy(source)
         return await local.run(event, timeout_ms), events

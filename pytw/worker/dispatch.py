@@ -67,7 +67,7 @@ class Running:
     def __call__(self, body: bytes) -> None:
         dispatch = self._dispatch
         dispatch.in_flight -= 1
-        if dispatch.loops:
+        if dispatch._loads.loop_mode:
             body = loopresults.split(body, dispatch.error_bytes_max)
         outcome = body[1]
         dispatch.outcomes[outcome] += 1
@@ -103,8 +103,6 @@ class WorkerDispatch:
         self._event_bytes_max = limits.event_bytes_max
         self._in_flight_max = limits.worker_queue_events_max
         self.error_bytes_max = limits.error_bytes_max
-        #: Loop mode: the built-in template's results are those of the tenant's templates.
-        self.loops = False
         self.why = Why()
         self.in_flight = 0
         #: Events by outcome.

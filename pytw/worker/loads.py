@@ -53,7 +53,7 @@ class ProgramLoads:
         self.cache = cache
         self._limits = limits
         self._loads: dict[int, _Load] = {}
-        #: The built-in template dispatches the tenant's templates itself: the engines get none.
+        #: The built-in template dispatches the tenant's templates itself: engines get none, and its results are theirs.
         self.loop_mode = False
 
     def wait(self, tenant: int, pending: Pending, resume: Resume) -> bool:

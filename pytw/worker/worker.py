@@ -138,7 +138,7 @@ class Worker:
             events = await self._open_engines()
             self.parts["engines"] = self.parts["builtins"] = True
             # One function for all events dispatches the tenant's templates itself (DESIGN 6).
-            self.loads.loop_mode = self.dispatch.loops = events == [EVERY_EVENT]
+            self.loads.loop_mode = events == [EVERY_EVENT]
             # One function for all events takes what passes the gate and widens it only by what the reference's bot is
             # asked by name, which no one but the API sends.
             await self.state.load(LOOP_EVENTS if self.loop_mode else events)
