@@ -190,6 +190,8 @@ class TenantState:
     revision: int = 0  #: grows with each write; 0: no row
 
 
+#: In a template's capabilities: all of them. There is no other wildcard (spec luau-api 8).
+EVERY_CAPABILITY = "*"
 #: The built-in template, first for every tenant.
 BUILTINS = "$builtins"
 #: The module that a template starts at if it names no other.
@@ -208,7 +210,7 @@ class TemplateSource:
     files: Mapping[str, bytes]
     events: frozenset[str]
     entry: str = ENTRY
-    allowed_caps: Sequence[str] = ("*",)
+    allowed_caps: Sequence[str] = (EVERY_CAPABILITY,)
     paused: bool = False
     version: int = 0
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from aiohttp import web
 
 from pytw.limits import Limits
-from pytw.types import ENTRY, CreateEvent, DispatchResult, Id, TemplateSource
+from pytw.types import ENTRY, EVERY_CAPABILITY, CreateEvent, DispatchResult, Id, TemplateSource
 
 if TYPE_CHECKING:
     from pytw.storage.templates import Template
@@ -46,7 +46,7 @@ class Templates(Protocol):
         events: Sequence[str] | None = None,
         *,
         events_override: Sequence[str] | None = None,
-        allowed_caps: Sequence[str] = ("*",),
+        allowed_caps: Sequence[str] = (EVERY_CAPABILITY,),
         error_channel: str | None = None,
         author: str | None = None,
         message: str = "",

@@ -23,7 +23,7 @@ from pytw.api.context import CONTEXT, ApiContext
 from pytw.api.eventnames import event_warnings
 from pytw.errors import Unavailable
 from pytw.storage.templates import checked_files, checked_name
-from pytw.types import ENTRY, LUAU_SUFFIXES, Id, OwnerType, TemplateSource
+from pytw.types import ENTRY, EVERY_CAPABILITY, LUAU_SUFFIXES, Id, OwnerType, TemplateSource
 
 if TYPE_CHECKING:
     from pytw.storage.templates import Template
@@ -79,7 +79,7 @@ async def put(request: web.Request) -> web.Response:
         first = complaints[0]
         return failure(422, "script_error", f"{name} does not compile: {first['file']}:{first['line']}: {first['text']}",
                        errors=complaints)  # fmt: skip
-    caps = ["*"] if asked.allowed_caps is None else asked.allowed_caps
+    caps = [EVERY_CAPABILITY] if asked.allowed_caps is None else asked.allowed_caps
     source = TemplateSource(
         name=name,
         files={path: text.encode() for path, text in files.items()},

@@ -10,7 +10,7 @@ from pathlib import Path
 from pytw.commands.template import read_files
 from pytw.discord.rest import DiscordRest
 from pytw.fauxpas.mockdiscord import MockDiscord
-from pytw.types import BUILTINS, CreateEvent, DispatchResult, TemplateSource
+from pytw.types import BUILTINS, EVERY_CAPABILITY, CreateEvent, DispatchResult, TemplateSource
 from pytw.worker.context.boundary import OnCall
 from pytw.worker.memory import MemoryDb
 from pytw.worker.spec import WorkerSpec
@@ -74,5 +74,9 @@ def read_template(place: Path, *, entry: str, caps: tuple[str, ...], events: fro
     files = {path: text.encode() for path, text in read_files(place).items()}
     name = place.resolve().stem if place.is_file() else place.resolve().name
     return TemplateSource(
-        name=name or BUILTINS.removeprefix("$"), entry=entry, files=files, events=events, allowed_caps=caps or ("*",)
+        name=name or BUILTINS.removeprefix("$"),
+        entry=entry,
+        files=files,
+        events=events,
+        allowed_caps=caps or (EVERY_CAPABILITY,),
     )

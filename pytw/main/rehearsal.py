@@ -16,6 +16,7 @@ from typing import Any, cast
 import msgpack
 
 from pytw import observe
+from pytw.eventnames import EVERY_EVENT
 from pytw.fauxpas.mockdiscord import MockDiscord
 from pytw.limits import Limits
 from pytw.main.worker import Process
@@ -141,7 +142,7 @@ class _NoEngine:
         return self._event_fd
 
     def submit_check(self, tenant: int, request: int, _template: bytes, _timeout_ms: int = 0) -> None:
-        self._out.append((RESULT, tenant, request, msgpack.packb(["*"])))
+        self._out.append((RESULT, tenant, request, msgpack.packb([EVERY_EVENT])))
         os.eventfd_write(self._event_fd, 1)
 
     def set_current_user(self, _user: bytes) -> None:

@@ -24,7 +24,7 @@ from pytw.storage.kv import KvStore, to_row
 from pytw.storage.looprecords import EVENT_REFS, PAUSED_SCOPE, SCOPE, StoredTemplate, asked, stored
 from pytw.storage.templates import Template, checked_files, checked_name
 from pytw.storage.tenants import TenantStore, checked_events
-from pytw.types import ENTRY, LUAU_SUFFIXES, Id, TenantState
+from pytw.types import ENTRY, EVERY_CAPABILITY, LUAU_SUFFIXES, Id, TenantState
 
 if TYPE_CHECKING:
     from pytw.storage.pool import Database
@@ -68,7 +68,7 @@ class LoopTemplateStore:
         events: Sequence[str] | None = None,
         *,
         events_override: Sequence[str] | None = None,
-        allowed_caps: Sequence[str] = ("*",),
+        allowed_caps: Sequence[str] = (EVERY_CAPABILITY,),
         error_channel: str | None = None,
         author: str | None = None,
         message: str = "",

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pytw.errors import NotReady
 from pytw.storage.looptemplates import LoopTemplateStore
 from pytw.storage.templates import Template, TemplateStore
-from pytw.types import ENTRY, Id
+from pytw.types import ENTRY, EVERY_CAPABILITY, Id
 
 #: Inside the class the name ``list`` is a method.
 Templates = list[Template]
@@ -40,7 +40,7 @@ class TemplateChoice:
         events: Sequence[str] | None = None,
         *,
         events_override: Sequence[str] | None = None,
-        allowed_caps: Sequence[str] = ("*",),
+        allowed_caps: Sequence[str] = (EVERY_CAPABILITY,),
         error_channel: str | None = None,
         author: str | None = None,
         message: str = "",

@@ -19,7 +19,7 @@ import orjson
 from pytw.errors import LimitExceeded, NotFound, RequestError
 from pytw.limits import TEMPLATE_NAME_BYTES_MAX, TEMPLATE_PATH_BYTES_MAX, TENANT_SOURCE_BYTES_MAX, Limits
 from pytw.storage.tenants import checked_events
-from pytw.types import BUILTINS, ENTRY, Id, TemplateSource
+from pytw.types import BUILTINS, ENTRY, EVERY_CAPABILITY, Id, TemplateSource
 
 if TYPE_CHECKING:
     import asyncpg
@@ -190,7 +190,7 @@ class TemplateStore:
         events: Sequence[str] | None = None,
         *,
         events_override: Sequence[str] | None = None,
-        allowed_caps: Sequence[str] = ("*",),
+        allowed_caps: Sequence[str] = (EVERY_CAPABILITY,),
         error_channel: str | None = None,
         author: str | None = None,
         message: str = "",

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable
 
-from pytw.types import BUILTINS
+from pytw.types import BUILTINS, EVERY_CAPABILITY
 from pytw.worker.template import Template
 
 #: Added per tenant to the length of its program: the entries here and in the engine.
 ENTRY_BYTES = 512
-ALL: frozenset[str] = frozenset({"*"})
+ALL: frozenset[str] = frozenset({EVERY_CAPABILITY})
 NONE: frozenset[str] = frozenset()
 
 

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 
 from pytw.errors import DeadlineExceeded, Overloaded, PytwError, RequestError
+from pytw.worker.cache import ALL
 from pytw.worker.context.call import HostCall
 from pytw.worker.context.operation import Operation
 from pytw.worker.context.rates import RateLimits
@@ -21,7 +22,6 @@ from pytw.worker.vms import SCRIPT_BIT, WorkerVmManager
 log = logging.getLogger(__name__)
 
 CALLS_MAX = 4_096
-EVERYTHING = frozenset({"*"})
 
 #: Hears how a call ended: the call, the seconds it took, and its results as msgpack or its error.
 OnCall = Callable[[HostCall, float, bytes | PytwError], None]
@@ -93,7 +93,7 @@ class VMContext:
         self.calls[call.name] += 1
         try:
             async with asyncio.timeout(operation.timeout_s):
-                call.caps = EVERYTHING if call.request & SCRIPT_BIT else await self._caps_of(call.tenant, call.template)
+                call.caps = ALL if call.request & SCRIPT_BIT else await self._caps_of(call.tenant, call.template)
                 operation.admit(call)
                 if operation.bucket is not None:
                     self._rates.spend(call.tenant, *operation.bucket)

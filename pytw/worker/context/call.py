@@ -12,6 +12,7 @@ import orjson
 from pytw import values
 from pytw.errors import Forbidden, LimitExceeded, RequestError
 from pytw.limits import TENANT_DATA_BYTES_MAX, VALUE_BYTES_MAX
+from pytw.types import EVERY_CAPABILITY
 from pytw.worker.context.answers import JSON
 
 ARGUMENTS_MAX = 16
@@ -154,8 +155,8 @@ class HostCall:
 
 
 def _holds(held: frozenset[str], capabilities: Sequence[str]) -> bool:
-    """Matching is equality, or the held capability is ``*``: there is no other wildcard (spec luau-api 8)."""
-    return "*" in held or not held.isdisjoint(capabilities)
+    """Whether one of *capabilities* is held as it stands, or every one is."""
+    return EVERY_CAPABILITY in held or not held.isdisjoint(capabilities)
 
 
 __all__ = ["HostCall", "plain"]
