@@ -65,7 +65,7 @@ fn bits_of(key: &[u8]) -> u64 {
 /// Whether two texts of the same length are equal; for short ones, without a call.
 fn same(a: &[u8], b: &[u8]) -> bool {
     let n = b.len();
-    if n < 8 || n > KEY_BYTES_MAX || a.len() != n {
+    if !(8..=KEY_BYTES_MAX).contains(&n) || a.len() != n {
         return a == b;
     }
     let mut at = 0;

@@ -4,6 +4,7 @@ use mlua::Lua;
 use serde_json::Value;
 
 use super::*;
+use crate::stack::bytes_at;
 
 const PARTS: &[&str] = &[
     "{",
