@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 TYPES = ROOT / "native" / "types"
 PAGES = ROOT / "docs" / "luau"
 
-_OPENS = re.compile(r"^(declare class|declare extern type|export type|type|declare) ([\w.]+)")
+_OPENS = re.compile(r"^(declare class|declare extern type|declare function|export type|type|declare) ([\w.]+)")
 
 
 class Entry(NamedTuple):
@@ -71,7 +71,7 @@ def page(name: str, source: str) -> str:
         if depth == 0:
             in_table = False
             opened = _OPENS.match(code)
-            out += ["", f"## {opened[2] if opened else code.split('(')[0].removeprefix('declare function ')}", ""]
+            out += ["", f"## {opened[2] if opened else code}", ""]
             out += [f"```luau\n{code}\n```", ""] + ([text, ""] if text else [])
         else:
             if not in_table:
