@@ -6,7 +6,8 @@ BUILT  := $(VENV)/.built
 FACES  := pytw._native $(subst /,.,$(basename $(shell find pytw -name '*.pyx')))
 
 SOURCES := pyproject.toml Cargo.toml Cargo.lock native/Cargo.toml $(shell find native/src native/build pytw \
-             -name '*.rs' -o -name '*.pyx' -o -name '*.pxd' -o -name backend.py)
+             -name '*.rs' -o -name '*.pyx' -o -name '*.pxd' -o -name backend.py) \
+           $(shell find native/src -name '*.luau')
 
 SECONDS ?= 1800
 
