@@ -14,9 +14,9 @@ use std::ptr;
 use mlua::ffi::{self, lua_State};
 
 use crate::object::{self, Object};
-use crate::park;
 use crate::scheduler;
 use crate::stack::{self, bytes_at, push_str};
+use crate::{limits, park};
 
 /// Why a native function fails: what the script gets as the error, and the limit that is breached, if that is why.
 #[derive(Debug)]
@@ -263,19 +263,26 @@ impl Call {
         unsafe { ffi::lua_cleartable(self.state, index) }
     }
 
-    /// The sequence of strings at `index`, which must be a list of at most `max` of them.
-    pub fn texts(&self, index: c_int, max: usize) -> Result<Vec<String>, Fault> {
+    /// The sequence of strings at `index`, which must be a list of at most `max` of them, with `bytes_max` bytes in all:
+    /// one string may stand in many places.
+    pub fn texts(&self, index: c_int, max: usize, bytes_max: usize) -> Result<Vec<&str>, Fault> {
         self.table(index)?;
         let n = self.length(index);
         if n as usize > max {
             return Err(self.bad(index, format!("at most {max} items are allowed, it has {n}")));
         }
         let mut all = Vec::with_capacity(n as usize);
+        let mut left = bytes_max;
         for place in 1..=n {
             let kind = self.push_item(index, place);
-            let text = if kind == ffi::LUA_TSTRING { self.text(-1).map(str::to_string).ok() } else { None };
+            // The list keeps its strings alive.
+            let bytes = if kind == ffi::LUA_TSTRING { unsafe { Some(bytes_at(self.state, -1)) } } else { None };
             self.set_top(self.top() - 1);
-            all.push(text.ok_or_else(|| self.bad(index, "a list of strings is expected"))?);
+            let expected = || self.bad(index, "a list of strings is expected");
+            let bytes = bytes.ok_or_else(expected)?;
+            let too_long = || Fault::limit(limits::SIZE, format!("a list of strings is longer than {bytes_max} bytes (limit: size)"));
+            left = left.checked_sub(bytes.len()).ok_or_else(too_long)?;
+            all.push(std::str::from_utf8(bytes).map_err(|_| expected())?);
         }
         Ok(all)
     }

@@ -17,9 +17,12 @@ use crate::vfs::PATH_BYTES_MAX;
 /// What Luau shows of a long name.
 const SHOWN_BYTES: usize = 240;
 
+/// Longer names are cut: whoever walks over a thread's frames looks at the name of each. So much makes no file of a text.
+const NAME_BYTES_MAX: usize = PATH_BYTES_MAX + 1;
+
 /// A chunk's name for Luau. One that begins with `=` or `@` is shown as it is, without that mark.
 pub fn chunk_name(name: &[u8]) -> CString {
-    let bytes: Vec<u8> = name.iter().copied().filter(|&b| b != 0).collect();
+    let bytes: Vec<u8> = name.iter().copied().filter(|&b| b != 0).take(NAME_BYTES_MAX).collect();
     CString::new(bytes).unwrap_or_default()
 }
 

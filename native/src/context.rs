@@ -166,9 +166,11 @@ fn has_cap(call: &Call) -> Done {
 
 /// Each is compared with each of those held, without a poll.
 const CAPS_ASKED_MAX: usize = 256;
+/// Bytes of all of them.
+const CAPS_BYTES_MAX: usize = 16 << 10;
 
 fn has_any_cap(call: &Call) -> Done {
-    let asked = call.texts(2, CAPS_ASKED_MAX)?;
+    let asked = call.texts(2, CAPS_ASKED_MAX, CAPS_BYTES_MAX)?;
     let view = view(call)?;
     let rights = view.rights();
     call.push_bool(asked.iter().any(|cap| rights.permit(cap.as_bytes())));
@@ -184,12 +186,12 @@ fn with(call: &Call) -> Done {
     if call.kind(3) != ffi::LUA_TTABLE {
         return Err("ctx:with needs capabilities = {...}, a list of strings; an empty one is allowed".into());
     }
-    let wanted = call.texts(3, CAPS_ASKED_MAX)?;
+    let wanted = call.texts(3, CAPS_ASKED_MAX, CAPS_BYTES_MAX)?;
     let rights = View { core, narrowed };
     if let Some(missing) = wanted.iter().find(|cap| !rights.rights().permit(cap.as_bytes())) {
         return Err(format!("Missing capability: {missing}. The capabilities of a new context must be strictly a subset of itself").into());
     }
-    let narrowed: Narrowed = wanted.into_iter().map(String::into_boxed_str).collect();
+    let narrowed = Narrowed::new(call.state, &wanted)?;
     call.push_field(2, c"event");
     match call.kind(4) {
         ffi::LUA_TNIL => push_shared_event(call),

@@ -18,12 +18,12 @@ pub const TEXT_BYTES_MAX: usize = 1 << 20;
 struct Writer<'a> {
     state: *mut lua_State,
     out: &'a mut String,
-    budget: Budget,
+    budget: &'a mut Budget,
 }
 
-/// Appends the text of the value at `index`.
-pub unsafe fn write(state: *mut lua_State, index: c_int, out: &mut String) -> Result<(), Fault> {
-    let mut writer = Writer { state, out, budget: Budget::new() };
+/// Appends the text of the value at `index`. All that one call writes has one budget.
+pub unsafe fn write(state: *mut lua_State, index: c_int, out: &mut String, budget: &mut Budget) -> Result<(), Fault> {
+    let mut writer = Writer { state, out, budget };
     // SAFETY: by the caller, inside a function that Luau calls.
     unsafe { writer.value(ffi::lua_absindex(state, index)) }
 }
@@ -115,7 +115,7 @@ impl Writer<'_> {
             }
             event::complete(state, index);
             self.budget.enter(state, index)?;
-            let mut all = entries(state, index, &mut self.budget)?;
+            let mut all = entries(state, index, self.budget)?;
             sort(&mut all);
             let is_list = all.iter().enumerate().all(|(i, (key, _))| *key == Key::Number(i as f64 + 1.0));
             self.out.push('{');

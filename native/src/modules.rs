@@ -10,7 +10,7 @@ use std::sync::Arc;
 use mlua::ffi::{self, lua_State};
 
 use crate::api;
-use crate::call;
+use crate::call::{self, Call};
 use crate::chunk::{self, Style, chunk_name, push_chunk};
 use crate::isolate::{self, slot};
 use crate::object::tag;
@@ -208,7 +208,10 @@ unsafe extern "C-unwind" fn resolve(state: *mut lua_State) -> c_int {
         let vfs = files_at(state, 1);
         let caller = chunk::caller(state, 2);
         let requirer = caller.as_ref().map_or("", |caller| &caller.file[1..]);
-        let found = require::resolve(vfs, requirer, &String::from_utf8_lossy(bytes_at(state, 3)));
+        let path = bytes_at(state, 3);
+        // What is too long stays so.
+        let path = &path[..path.len().min(require::PATH_BYTES_MAX + 1)];
+        let found = require::resolve(vfs, requirer, &String::from_utf8_lossy(path));
         push_found(state, found);
         match caller {
             Some(caller) if caller.same_environment => push_str(state, caller.file.as_bytes()),
@@ -276,22 +279,32 @@ unsafe extern "C-unwind" fn keep(state: *mut lua_State) -> c_int {
     }
 }
 
+/// Whether the thread `co` will never go on.
+unsafe fn is_gone(state: *mut lua_State, co: *mut lua_State) -> bool {
+    unsafe { !co.is_null() && (is_ended(co) || matches!(ffi::lua_costatus(state, co), ffi::LUA_COFIN | ffi::LUA_COERR)) }
+}
+
 /// `ended(thread)`: whether the thread will never go on.
 unsafe extern "C-unwind" fn ended(state: *mut lua_State) -> c_int {
     unsafe {
-        let co = ffi::lua_tothread(state, 1);
-        let gone = !co.is_null() && (is_ended(co) || matches!(ffi::lua_costatus(state, co), ffi::LUA_COFIN | ffi::LUA_COERR));
+        let gone = is_gone(state, ffi::lua_tothread(state, 1));
         ffi::lua_pushboolean(state, gone.into());
         1
     }
 }
 
-/// `await(thread)`: waits until the thread says `tell`, or is ended from outside.
+/// `await(thread, module)`: waits until the thread says `tell`, or is ended from outside; not if the module is done or the
+/// thread gone by now. Whoever asked before may have been preempted since.
 unsafe extern "C-unwind" fn await_thread(state: *mut lua_State) -> c_int {
     unsafe {
         let awaited = ffi::lua_tothread(state, 1);
+        ffi::luaL_checktype(state, 2, ffi::LUA_TTABLE);
+        ffi::lua_rawgetfield(state, 2, c"done".as_ptr());
+        if ffi::lua_toboolean(state, -1) != 0 || is_gone(state, awaited) {
+            return 0;
+        }
         let vm = scheduler::vm();
-        if let Err(fault) = vm.may_wait(false) {
+        if let Err(fault) = scheduler::can_wait(&Call { state }).and_then(|()| vm.may_wait(false)) {
             call::raise(state, fault);
         }
         ffi::lua_settop(state, 0);

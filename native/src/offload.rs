@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering, fence};
+use std::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::{self, Thread};
 use std::time::Duration;
@@ -27,7 +27,7 @@ const JOBS_MAX: usize = 256;
 const BYTES_MAX: usize = 128 << 20;
 /// The same for one tenant.
 const TENANT_BYTES_MAX: usize = 32 << 20;
-/// CPU time of one job, if its tenant has so much left.
+/// CPU time of one job, if its tenant has so much left when the job begins.
 const JOB_CPU_MAX: Duration = Duration::from_secs(2);
 /// How much the background threads stand back.
 const NICENESS: i32 = 5;
@@ -69,22 +69,48 @@ impl Meter {
         if self.used() <= self.max {
             return Ok(());
         }
+        Err(self.exceeded())
+    }
+
+    fn exceeded(&self) -> Fault {
         let max = self.max.as_millis();
-        Err(Fault::limit(limits::CPU, format!("this takes more than the {max} ms of CPU time that are left (limit: cpu)")))
+        Fault::limit(limits::CPU, format!("this takes more than the {max} ms of CPU time that are left (limit: cpu)"))
+    }
+}
+
+/// What the jobs of one VM hold and may use.
+#[derive(Default)]
+pub struct Account {
+    /// Bytes that they were given and have made.
+    bytes: AtomicUsize,
+    /// CPU time in microseconds: what was left when the last one was handed over, less what was used since. The tenant's
+    /// own bucket hears of it later, and many jobs may be on their way until then.
+    cpu_us: AtomicU64,
+}
+
+impl Account {
+    fn cpu_left(&self) -> Duration {
+        Duration::from_micros(self.cpu_us.load(Ordering::Relaxed))
+    }
+
+    fn spend(&self, used: Duration) {
+        let used = used.as_micros() as u64;
+        // It always has a value to store.
+        let _ = self.cpu_us.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| Some(left.saturating_sub(used)));
     }
 }
 
 /// Bytes that are counted until this goes.
 struct Weight {
     pool: &'static Pool,
-    tenant: Arc<AtomicUsize>,
+    tenant: Arc<Account>,
     bytes: usize,
 }
 
 impl Weight {
-    fn new(pool: &'static Pool, tenant: Arc<AtomicUsize>, bytes: usize) -> Self {
+    fn new(pool: &'static Pool, tenant: Arc<Account>, bytes: usize) -> Self {
         pool.bytes.fetch_add(bytes, Ordering::Relaxed);
-        tenant.fetch_add(bytes, Ordering::Relaxed);
+        tenant.bytes.fetch_add(bytes, Ordering::Relaxed);
         Weight { pool, tenant, bytes }
     }
 }
@@ -92,7 +118,7 @@ impl Weight {
 impl Drop for Weight {
     fn drop(&mut self) {
         self.pool.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
-        self.tenant.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.tenant.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
@@ -100,7 +126,6 @@ impl Drop for Weight {
 pub struct Job {
     work: Work,
     bytes: usize,
-    cpu_max: Duration,
     wanted: Weak<()>,
 }
 
@@ -136,7 +161,7 @@ pub fn wait(call: &Call, bytes: usize, work: impl FnOnce(&Meter) -> Result<Outpu
     }
     vm.may_wait(false)?;
     let wanted = Arc::new(());
-    let job = Job { work: Box::new(work), bytes, cpu_max: vm.cpu_left().min(JOB_CPU_MAX), wanted: Arc::downgrade(&wanted) };
+    let job = Job { work: Box::new(work), bytes, wanted: Arc::downgrade(&wanted) };
     let held = Held { _charge: Charge::new(call.state, bytes)?, _wanted: wanted };
     call.set_top(0);
     // SAFETY: the running thread.
@@ -146,14 +171,15 @@ pub fn wait(call: &Call, bytes: usize, work: impl FnOnce(&Meter) -> Result<Outpu
 }
 
 /// Hands a job over, from the VM thread. What is refused is answered like what has failed.
-pub fn submit(job: Job, shared: &Arc<Shared>, tenant: u64, held: &Arc<AtomicUsize>, call: u64) {
+pub fn submit(job: Job, shared: &Arc<Shared>, tenant: u64, account: &Arc<Account>, cpu_left: Duration, call: u64) {
+    account.cpu_us.store(cpu_left.as_micros() as u64, Ordering::Relaxed);
     let vm_thread = thread::current();
     let queued = Pool::get().and_then(|pool| {
-        let mine = held.load(Ordering::Relaxed) + job.bytes;
+        let mine = account.bytes.load(Ordering::Relaxed) + job.bytes;
         if mine > TENANT_BYTES_MAX {
             return Err(format!("too much background work at once: {mine} bytes of {TENANT_BYTES_MAX} (limit: memory)").into());
         }
-        let weight = Weight::new(pool, held.clone(), job.bytes);
+        let weight = Weight::new(pool, account.clone(), job.bytes);
         pool.queue(Queued { job, weight, shared: shared.clone(), vm_thread, tenant, call })
     });
     if let Err(fault) = queued {
@@ -277,14 +303,16 @@ impl Queued {
         if job.wanted.strong_count() == 0 {
             return;
         }
-        let meter = Meter { start: thread_cpu_time(), max: job.cpu_max };
-        let made = catch_unwind(AssertUnwindSafe(|| (job.work)(&meter)));
+        let account = weight.tenant.clone();
+        let meter = Meter { start: thread_cpu_time(), max: account.cpu_left().min(JOB_CPU_MAX) };
+        let made = catch_unwind(AssertUnwindSafe(|| if meter.max.is_zero() { Err(meter.exceeded()) } else { (job.work)(&meter) }));
+        account.spend(meter.used());
         let made = made.unwrap_or_else(|_| Err("the engine failed in this call".into()));
         let (result, bytes) = match made {
             Ok(output) => (Ok(output.give), output.bytes),
             Err(fault) => (Err(fault), 0),
         };
-        let weight = Weight::new(pool, weight.tenant.clone(), bytes);
+        let weight = Weight::new(pool, account, bytes);
         let finished = Finished { tenant, call, cpu: meter.used(), result, _weight: Some(weight) };
         shared.inbox.push(In::Finished(Box::new(finished)));
         vm_thread.unpark();

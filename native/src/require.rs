@@ -230,12 +230,11 @@ fn above(folder: &str) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::program::Source;
     use crate::vfs::Layer;
     use std::sync::Arc;
 
     fn files(files: &[(&str, &str)]) -> Arc<Vfs> {
-        let layer = Layer::new(files.iter().map(|(path, text)| (*path, Source::shared(text.as_bytes()))));
+        let layer = Layer::new(files.iter().map(|(path, text)| (*path, text.as_bytes())));
         Vfs::new([layer.unwrap()]).unwrap()
     }
 

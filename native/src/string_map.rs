@@ -86,11 +86,16 @@ impl StringMap {
         // SAFETY: inside a function that Luau calls, with room for two values. The table keeps the texts alive.
         unsafe {
             let index = ffi::lua_absindex(state, index);
-            let mut iter = 0;
+            let (mut iter, mut bytes) = (0, 0);
             loop {
                 iter = ffi::lua_rawiter(state, index, iter);
                 if iter < 0 {
                     break;
+                }
+                // Before they are looked at: one long text may stand in all places.
+                bytes += text_bytes(state, -2) + text_bytes(state, -1);
+                if bytes > BYTES_MAX {
+                    return Err(too_large(TOO_LONG));
                 }
                 let pair = (text_at(state, -2, "key")?, text_at(state, -1, "value")?);
                 pairs.push(pair);
@@ -172,6 +177,12 @@ impl<'de> Visitor<'de> for Pairs {
             None => Ok(pairs),
         }
     }
+}
+
+/// How long the text at `index` is; nothing for another value.
+unsafe fn text_bytes(state: *mut lua_State, index: c_int) -> usize {
+    // SAFETY: by the caller, a live state with a value at `index`.
+    unsafe { if ffi::lua_type(state, index) == ffi::LUA_TSTRING { ffi::lua_objlen(state, index) } else { 0 } }
 }
 
 /// The text at `index`; it lives as long as a table holds it.

@@ -11,6 +11,7 @@ use rustc_hash::FxHashSet;
 use crate::luaurc::{self, Aliases};
 use crate::msgpack::Reader;
 use crate::program::Source;
+use crate::require::DEPTH_MAX;
 
 /// Layers that one stack may have; scripts stack them too.
 pub const LAYERS_MAX: usize = 16;
@@ -18,12 +19,15 @@ pub const LAYERS_MAX: usize = 16;
 /// Files that one layer may have, and bytes of a path: a file with a longer one is left out.
 pub const FILES_MAX: usize = 10_000;
 pub const PATH_BYTES_MAX: usize = 1_024;
+/// Folders that all these files may lie in. A file that lies deeper than a `require` can go is left out, too.
+const FOLDERS_MAX: usize = 20_000;
 
 /// The file that names aliases for what lies beside and below it.
 const CONFIG: &str = ".luaurc";
 
-/// Memory per file besides its texts, and how much of it bytecode makes of one byte of source, about.
+/// Memory per file and per folder besides texts and paths, and how much bytecode makes of one byte of source, about.
 const FILE_BYTES: usize = 320;
+const FOLDER_BYTES: usize = 96;
 const COMPILED_FACTOR: usize = 2;
 
 pub struct File {
@@ -65,21 +69,25 @@ pub struct Layer {
     nodes: HashMap<Box<str>, Node>,
     /// Sorted by folder.
     configs: Box<[Config]>,
-    cost_bytes: usize,
 }
 
 impl Layer {
     /// A layer of these files; of equal paths the last counts. Leading slashes go, and so do paths with a zero byte: no
     /// chunk could bear their name.
-    pub fn new<'a>(files: impl IntoIterator<Item = (&'a str, Arc<Source>)>) -> Result<Arc<Layer>, String> {
-        let mut all: Vec<File> = files
-            .into_iter()
-            .map(|(path, source)| File { path: path.trim_start_matches('/').into(), source })
-            .filter(|file| file.path.len() <= PATH_BYTES_MAX && !file.path.contains('\0'))
-            .take(FILES_MAX + 1)
-            .collect();
+    pub fn new<'a>(files: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> Result<Arc<Layer>, String> {
+        Self::charged(files, |_| Ok(())).map(|(layer, ())| layer)
+    }
+
+    /// The same, where `charge` is told what the layer costs before most of that is spent. Gives what it gave.
+    pub fn charged<'a, T, E: From<String>>(
+        files: impl IntoIterator<Item = (&'a str, &'a [u8])>,
+        charge: impl FnOnce(usize) -> Result<T, E>,
+    ) -> Result<(Arc<Layer>, T), E> {
+        let files = files.into_iter().map(|(path, text)| (path.trim_start_matches('/'), text)).filter(|(path, _)| is_reachable(path));
+        let mut all: Vec<File> =
+            files.take(FILES_MAX + 1).map(|(path, text)| File { path: path.into(), source: Source::shared(text) }).collect();
         if all.len() > FILES_MAX {
-            return Err(format!("there are more than {FILES_MAX} files"));
+            return Err(format!("there are more than {FILES_MAX} files").into());
         }
         // Stable, so that of equal paths the last given comes first after the reversal.
         all.reverse();
@@ -91,10 +99,14 @@ impl Layer {
             .map(|(folder, source)| Config { folder: folder.into(), source, aliases: OnceLock::new() })
             .collect();
         configs.sort_by(|a, b| a.folder.cmp(&b.folder));
-        let nodes = index(&all);
+        let (folders, folder_bytes) = folders(&all);
+        if folders > FOLDERS_MAX {
+            return Err(format!("the files lie in more than {FOLDERS_MAX} folders").into());
+        }
         let cost = |file: &File| FILE_BYTES + file.path.len() + (1 + COMPILED_FACTOR) * file.source.text().len();
-        let cost_bytes = all.iter().map(cost).sum();
-        Ok(Arc::new(Layer { files: all.into(), nodes, configs: configs.into(), cost_bytes }))
+        let charge = charge(all.iter().map(cost).sum::<usize>() + folder_bytes)?;
+        let nodes = index(&all);
+        Ok((Arc::new(Layer { files: all.into(), nodes, configs: configs.into() }), charge))
     }
 
     /// A msgpack map of path -> source.
@@ -102,7 +114,7 @@ impl Layer {
         let n = reader.map()?;
         let mut files = Vec::new();
         for _ in 0..n {
-            files.push((reader.text()?, Source::shared(reader.bytes()?)));
+            files.push((reader.text()?, reader.bytes()?));
         }
         Layer::new(files)
     }
@@ -119,11 +131,6 @@ impl Layer {
 
     pub fn is_empty(&self) -> bool {
         self.files.is_empty()
-    }
-
-    /// What the layer holds in memory, about, with the bytecode that its files may become.
-    pub fn cost_bytes(&self) -> usize {
-        self.cost_bytes
     }
 
     fn get(&self, path: &str) -> Option<&Arc<Source>> {
@@ -150,6 +157,25 @@ pub fn module_of(file: &str) -> &str {
 /// The folder of a path; the root's own is the root.
 pub fn parent(path: &str) -> &str {
     path.rsplit_once('/').map_or("", |(folder, _)| folder)
+}
+
+/// Whether a chunk could bear the name of this file, and a `require` come at least to its folder, to say so.
+fn is_reachable(path: &str) -> bool {
+    path.len() <= PATH_BYTES_MAX && !path.contains('\0') && path.matches('/').count() <= DEPTH_MAX + 1
+}
+
+/// How many folders there are above these files, which are sorted, and what they cost; some count twice.
+fn folders(files: &[File]) -> (usize, usize) {
+    let (mut count, mut bytes, mut before) = (0, 0, "");
+    for file in files {
+        let shared = file.path.bytes().zip(before.bytes()).take_while(|(a, b)| a == b).count();
+        for (at, _) in file.path.match_indices('/').filter(|(at, _)| *at >= shared) {
+            count += 1;
+            bytes += FOLDER_BYTES + at;
+        }
+        before = &file.path;
+    }
+    (count, bytes)
 }
 
 fn index(files: &[File]) -> HashMap<Box<str>, Node> {
@@ -240,7 +266,7 @@ mod tests {
     use super::*;
 
     fn layer(files: &[(&str, &str)]) -> Arc<Layer> {
-        Layer::new(files.iter().map(|(path, text)| (*path, Source::shared(text.as_bytes())))).unwrap()
+        Layer::new(files.iter().map(|(path, text)| (*path, text.as_bytes()))).unwrap()
     }
 
     fn text<'a>(vfs: &'a Vfs, path: &str) -> Option<&'a [u8]> {
@@ -280,13 +306,33 @@ mod tests {
 
     #[test]
     fn a_layer_is_bounded() {
-        let source = Source::shared(b"");
         let named = |n: usize| (0..n).map(|i| i.to_string()).collect::<Vec<_>>();
-        let layer_of = |names: &[String]| Layer::new(names.iter().map(|name| (name.as_str(), source.clone())));
+        let layer_of = |names: &[String]| Layer::new(names.iter().map(|name| (name.as_str(), &b""[..])));
         assert!(layer_of(&named(FILES_MAX)).is_ok());
         assert!(layer_of(&named(FILES_MAX + 1)).is_err());
-        let long = "a/".repeat(5_000_000);
-        assert!(layer_of(&[long]).is_ok_and(|layer| layer.is_empty()));
+        for long in ["a/".repeat(5_000_000), "a/".repeat(DEPTH_MAX + 2), "a".repeat(PATH_BYTES_MAX + 1)] {
+            assert!(layer_of(&[long]).is_ok_and(|layer| layer.is_empty()));
+        }
+        let deep = |n: usize| (0..n).map(|i| format!("{i}{}x", "/a".repeat(30) + "/")).collect::<Vec<_>>();
+        assert!(layer_of(&deep(600)).is_ok());
+        assert!(layer_of(&deep(1_000)).is_err_and(|text| text.contains("folders")));
+    }
+
+    #[test]
+    fn folders_cost_before_they_are_made() {
+        let cost = |paths: &[&str]| {
+            let mut told = 0;
+            let made = Layer::charged(paths.iter().map(|path| (*path, &b""[..])), |bytes| {
+                told = bytes;
+                Ok::<_, String>(())
+            });
+            assert!(made.is_ok());
+            told
+        };
+        let one = cost(&["a/b/c.luau"]);
+        assert!(one > FILE_BYTES + 2 * FOLDER_BYTES);
+        assert!(cost(&["a/b/c.luau", "a/b/d.luau"]) < 2 * one - 2 * FOLDER_BYTES);
+        assert!(Layer::charged([("a", &b""[..])], |_| Err::<(), _>("no".to_string())).is_err());
     }
 
     #[test]

@@ -168,7 +168,7 @@ impl Vm {
         self.calls_running.set(self.calls_running.get() + 1);
         match outgoing {
             Outgoing::HostCall(payload) => self.send(OutKind::HostCall, call, payload),
-            Outgoing::Job(job) => offload::submit(job, &self.shared, self.tenant, &self.offloaded, call),
+            Outgoing::Job(job) => offload::submit(job, &self.shared, self.tenant, &self.offloaded, self.cpu_left(), call),
         }
     }
 
@@ -176,7 +176,7 @@ impl Vm {
         self.wait_for_call(thread, Outgoing::Job(job), Some(held));
     }
 
-    /// The answer of a call that was sent: its thread goes on, and the next call goes out.
+    /// The answer of a call that was sent: its thread goes on.
     pub fn answer(&self, call: u64, value: Value) {
         let Some(Pending { thread, wait, bytes, .. }) = self.calls.borrow_mut().remove(&call) else {
             return;
@@ -190,6 +190,11 @@ impl Vm {
             request.cpu += finished.cpu;
         }
         self.ready.borrow_mut().push_back(Task::Wake { thread, wait, value });
+    }
+
+    /// An answer has reached its thread: only then the next call goes out, so that no more answers pile up than calls
+    /// may run at once, however long the VM waits for its turn.
+    fn call_done(&self) {
         self.calls_running.set(self.calls_running.get() - 1);
         loop {
             let Some((next, outgoing)) = self.calls_waiting.borrow_mut().pop_front() else { break };
@@ -263,8 +268,10 @@ impl Vm {
     /// Continues a thread whose wait is over, unless something else resumed or ended it meanwhile.
     pub fn wake(&self, thread: ThreadRef, wait: u64, value: Value) {
         let co = thread.state;
-        if matches!(value, Value::Woken) {
-            self.parked.borrow_mut().remove(&wait);
+        match value {
+            Value::Woken => drop(self.parked.borrow_mut().remove(&wait)),
+            Value::Values(_) | Value::Error(_) | Value::Finished(_) => self.call_done(),
+            Value::Nothing | Value::Since(_) | Value::Packed(_) => {}
         }
         // SAFETY: the reference keeps the thread.
         unsafe {

@@ -19,6 +19,9 @@ use crate::{limits, scheduler};
 const STEP_BYTES: usize = 64 << 10;
 /// Window of brotli, as a power of two: what its own tool takes.
 const BROTLI_WINDOW: i32 = 22;
+/// How a brotli stream begins whose window may have a gigabyte: no browser reads such, and whoever does reserves so much.
+const LARGE_WINDOW: u8 = 0x7f;
+const LARGE_WINDOW_MARK: u8 = 0x11;
 
 #[derive(Clone, Copy)]
 enum Format {
@@ -72,6 +75,9 @@ impl Format {
         match self {
             Format::Gzip => drain(MultiGzDecoder::new(content), bytes_max, meter),
             Format::Zlib => drain(ZlibDecoder::new(content), bytes_max, meter),
+            Format::Brotli if content.first().is_some_and(|first| first & LARGE_WINDOW == LARGE_WINDOW_MARK) => {
+                Err("Failed to decompress: large windows are not supported".into())
+            }
             Format::Brotli => drain(brotli::Decompressor::new(content, STEP_BYTES), bytes_max, meter),
         }
     }

@@ -2,9 +2,11 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use mlua::ffi;
 
 use crate::api::{Library, blob, compress, crypto, tar};
 use crate::call::{Call, Done, Fault};
+use crate::memory;
 
 pub static LIBRARY: Library = Library {
     name: c"@antiraid/datamgmt",
@@ -28,6 +30,11 @@ fn new_blob(call: &Call) -> Done {
 }
 
 fn base64_encode(call: &Call) -> Done {
+    let size = blob::view(call, 1)?.len();
+    // A blob's own room is free once it is taken.
+    let own = if call.kind(1) == ffi::LUA_TUSERDATA { size } else { 0 };
+    let bytes = size.div_ceil(3) * 4;
+    memory::ensure(call.state, bytes.saturating_sub(own))?;
     let text = STANDARD.encode(blob::take(call, 1)?);
     call.push_bytes(text.as_bytes());
     Ok(1)

@@ -110,11 +110,18 @@ pub fn u64_argument(call: &Call, index: c_int) -> Result<u64, Fault> {
     found.ok_or_else(|| call.bad(index, "a whole number of 64 bits that is not negative is expected"))
 }
 
+/// The longest text of a whole number, with zeros in front: reading one takes a step per digit, and there may be many.
+const TEXT_BYTES_MAX: usize = 64;
+
+fn decimal(text: &[u8]) -> Option<i128> {
+    std::str::from_utf8(text).ok()?.parse().ok()
+}
+
 /// What stands for a whole number, if it is one. Numbers that are too large for both types stay so as `i128`.
 fn whole(call: &Call, index: c_int) -> Result<Option<i128>, Fault> {
     Ok(match call.kind(index) {
         ffi::LUA_TNUMBER => Some(call.number(index)?).filter(|n| n.fract() == 0.0).map(|n| n as i128),
-        ffi::LUA_TSTRING => call.text(index)?.parse().ok(),
+        ffi::LUA_TSTRING => Some(call.bytes(index)?).filter(|text| text.len() <= TEXT_BYTES_MAX).and_then(decimal),
         // SAFETY: it is such an integer.
         ffi::LUA_TINTEGER => Some(unsafe { ffi::lua_tointeger64(call.state, index, std::ptr::null_mut()) }.into()),
         _ => match (call.object_if::<I64>(index), call.object_if::<U64>(index)) {

@@ -8,6 +8,7 @@ use crate::api::{Library, Luau, channel, object};
 use crate::call::{Call, Done, Fault};
 use crate::chunk::{self, Style, chunk_name};
 use crate::thread::set_sealed;
+use crate::walk::Budget;
 use crate::{format, limits, program};
 
 /// `Chunk` is written in Luau: what it runs can be preempted.
@@ -63,6 +64,7 @@ fn format_values(call: &Call) -> Done {
 pub fn texts(call: &Call, raw: bool) -> Result<String, Fault> {
     let n = call.count();
     let mut out = String::new();
+    let mut budget = Budget::new();
     if n == 0 {
         out.push_str("nil");
     }
@@ -75,7 +77,7 @@ pub fn texts(call: &Call, raw: bool) -> Result<String, Fault> {
             out.truncate(limits::boundary(&out, format::TEXT_BYTES_MAX));
         } else {
             // SAFETY: Luau called this function.
-            unsafe { format::write(call.state, index, &mut out)? };
+            unsafe { format::write(call.state, index, &mut out, &mut budget)? };
         }
     }
     Ok(out)

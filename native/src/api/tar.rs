@@ -22,6 +22,10 @@ const FILES_MAX: usize = 4_096;
 const NAME_BYTES_MAX: usize = 1_024;
 /// Bytes of all extended headers (PAX) of an archive: each of their lines is looked at several times.
 const EXTENDED_BYTES_MAX: u64 = 1 << 20;
+/// What gives a file another size than its header says: where the next header is would depend on who reads.
+const SIZE_RECORD: &[u8] = b" size=";
+/// What an archive costs besides its files.
+const ARCHIVE_BYTES: usize = 1_024;
 /// Rights of files in archives that scripts make.
 const MODE: u32 = 0o644;
 
@@ -63,14 +67,20 @@ impl Files {
         let bad = |e: std::io::Error| Fault::from(format!("Failed to read the archive: {e}"));
         let mut extended = 0;
         for entry in Archive::new(archive).entries().map_err(bad)?.raw(true) {
-            let entry = entry.map_err(bad)?;
+            let mut entry = entry.map_err(bad)?;
             let kind = entry.header().entry_type();
-            if kind.is_pax_local_extensions() || kind.is_pax_global_extensions() {
-                extended = u64::saturating_add(extended, entry.size());
+            if !(kind.is_pax_local_extensions() || kind.is_pax_global_extensions()) {
+                continue;
             }
+            extended = u64::saturating_add(extended, entry.size());
             if extended > EXTENDED_BYTES_MAX {
                 let text = format!("the extended headers of an archive have at most {EXTENDED_BYTES_MAX} bytes (limit: size)");
                 return Err(Fault::limit(limits::SIZE, text));
+            }
+            let mut text = Vec::new();
+            entry.read_to_end(&mut text).map_err(bad)?;
+            if memchr::memmem::find(&text, SIZE_RECORD).is_some() {
+                return Err("Failed to read the archive: an extended header gives a file another size".into());
             }
         }
         let mut files = Files::default();
@@ -123,6 +133,7 @@ fn bytes_max() -> usize {
 struct TarArchive {
     /// Nothing once it is destructed.
     files: RefCell<Option<Files>>,
+    _charge: Charge,
 }
 
 impl Object for TarArchive {
@@ -139,7 +150,8 @@ fn with<T>(call: &Call, run: impl FnOnce(&mut Files) -> Result<T, Fault>) -> Res
 
 pub fn new(call: &Call) -> Done {
     let files = if call.is_nil(1) { Files::default() } else { Files::read(call.state, &blob::take(call, 1)?, bytes_max())? };
-    call.push_object(TarArchive { files: RefCell::new(Some(files)) });
+    let charge = Charge::new(call.state, ARCHIVE_BYTES)?;
+    call.push_object(TarArchive { files: RefCell::new(Some(files)), _charge: charge });
     Ok(1)
 }
 

@@ -10,7 +10,6 @@ use super::lazy::{Lazy, Opaque};
 use crate::call::{Call, Done, Fault, Named};
 use crate::memory::Charge;
 use crate::object::{Object, tag};
-use crate::program::Source;
 use crate::string_map::StringMap;
 use crate::vfs::{self, LAYERS_MAX, Layer};
 use crate::{limits, modules, scheduler};
@@ -61,9 +60,13 @@ fn new_overlay(call: &Call) -> Done {
             if files > FILES_MAX {
                 return Err(Fault::limit(limits::SIZE, format!("the overlay adds more than {FILES_MAX} files (limit: size)")));
             }
-            let layer = Layer::new(map.pairs().map(|(path, text)| (path, Source::shared(text.as_bytes()))))?;
-            charges.push(Rc::new(Charge::new(call.state, layer.cost_bytes())?));
-            layers.push(layer);
+            let files = map.pairs().map(|(path, text)| (path, text.as_bytes()));
+            let (layer, charge) = Layer::charged(files, |bytes| Charge::new(call.state, bytes))?;
+            // A stack leaves out what is empty: so its charges are no more than its layers.
+            if !layer.is_empty() {
+                charges.push(Rc::new(charge));
+                layers.push(layer);
+            }
         }
         call.set_top(1);
         if layers.len() > LAYERS_MAX * ENTRIES_MAX as usize {

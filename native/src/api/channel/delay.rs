@@ -19,6 +19,8 @@ use crate::scheduler;
 const DELAY_MAX_S: f64 = 100.0 * 366.0 * 86_400.0;
 /// What an item holds outside Luau's heap, about.
 const ITEM_BYTES: usize = 64;
+/// What a channel holds there besides.
+const QUEUE_BYTES: usize = 256;
 
 struct Queue {
     items: RefCell<Items>,
@@ -26,6 +28,7 @@ struct Queue {
     waiter: Cell<u64>,
     /// For as many items as the channel has had at once.
     charges: RefCell<Vec<Charge>>,
+    _charge: Charge,
 }
 
 /// Items that are charged at once.
@@ -55,7 +58,12 @@ impl Object for KeyHandle {
 }
 
 pub fn new(call: &Call) -> Done {
-    let queue = Queue { items: RefCell::default(), waiter: Cell::new(0), charges: RefCell::default() };
+    let queue = Queue {
+        items: RefCell::default(),
+        waiter: Cell::new(0),
+        charges: RefCell::default(),
+        _charge: Charge::new(call.state, QUEUE_BYTES)?,
+    };
     call.push_object(Delay(Rc::new(queue)));
     Ok(1)
 }
