@@ -2,6 +2,7 @@
 
 import pytest
 
+from pytw.api.capabilities import capability_warnings
 from pytw.types import Outcome, TenantState
 from pytw.worker.thread import WorkerThread
 from pytw.worker.worker import Worker
@@ -62,6 +63,14 @@ async def test_template_may_do_what_it_holds_and_nothing_else(world: World):
     """
     told = "Discord action `get_guild` not allowed in this template context"
     assert await world.run(body, caps=("kv:get:k", "discord:*", "discord")) == [told, False]
+
+
+@pytest.mark.parametrize("action", ["links", "eventlist", "getexposedvfs"])
+async def test_what_the_engine_answers_itself_asks_for_its_capability_too(world: World, action: str):
+    body = f"return (pcall(function() return ctx.Runtime:{action}() end))"
+    assert await world.run(body, caps=(f"runtime:{action}",)) is True
+    assert await world.run(body, caps=("runtime:stats", "kv:*")) is False
+    assert capability_warnings([f"runtime:{action}"]) == []
 
 
 async def test_rate_ends_in_an_error_that_says_how_long(world: World):
