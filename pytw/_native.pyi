@@ -84,7 +84,7 @@ class Engine:
             debug: defines the global ``_debug`` (the flag ``--worker-debug``).
             blame_fd, blame_slot: shared memory of 16-byte slots; the thread writes ``tenant, request`` (two
                 little-endian u64) into its slot while the tenant's code runs, and zeros when none does.
-            test_hooks: the global ``panic()`` and the method `panic`, for tests of the engine itself.
+            test_hooks: the globals ``host``, ``members`` and ``panic`` and the method `panic`, for tests of the engine itself.
         """
 
     def set_program(self, tenant: int, program: bytes) -> None:

@@ -5,7 +5,9 @@
 //! out-of-memory error past the function: destructors run then, as `panic = "unwind"` and the `C-unwind` ABI promise.
 //!
 //! SAFETY, for the whole file: a `Call` exists only while Luau calls the function on a running thread of the current VM.
-//! Bytes and objects borrowed from it stay on its stack, which nothing shrinks while the call borrows them.
+//! Bytes and objects borrowed from it stay on its stack, which nothing shrinks while the call borrows them. The compiler
+//! sees none of this: where a method names an index, the function has seen to it that the value is there, and is a table
+//! where one is named.
 
 use std::borrow::Cow;
 use std::ffi::{CStr, c_int, c_void};

@@ -107,12 +107,18 @@ fn time_delta(call: &Call, index: c_int) -> Result<(), Fault> {
     if call.kind(index) == ffi::LUA_TUSERDATA { Ok(()) } else { Err(call.wrong(index, "TimeDelta")) }
 }
 
+/// More are not looked at: the host takes fewer still.
+const SCOPES_MAX: c_int = 256;
+
 /// A list of at least one text; numbers count as theirs, in a copy.
 fn scopes(call: &Call, index: c_int) -> Result<(), Fault> {
     call.table(index)?;
     let n = call.length(index);
     if n == 0 {
         return Err(call.bad(index, "a list of at least one scope is expected"));
+    }
+    if n > SCOPES_MAX {
+        return Err(call.bad(index, format!("at most {SCOPES_MAX} scopes are allowed, it has {n}")));
     }
     let mut all_texts = true;
     for place in 1..=n {

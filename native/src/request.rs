@@ -10,6 +10,7 @@ use crate::context::EventInfo;
 use crate::limits;
 use crate::pack::{self, Meter};
 use crate::program::{Source, Template};
+use crate::shared::OutKind;
 
 /// Outcomes of `pytw.types.Outcome`.
 pub const OK: u8 = 0;
@@ -175,6 +176,16 @@ impl Request {
 pub enum Answer {
     Result(Vec<u8>),
     Failed(Vec<u8>),
+}
+
+impl Answer {
+    /// Kind and payload of what leaves.
+    pub fn into_parts(self) -> (OutKind, Vec<u8>) {
+        match self {
+            Answer::Result(payload) => (OutKind::Result, payload),
+            Answer::Failed(payload) => (OutKind::Failed, payload),
+        }
+    }
 }
 
 /// The answer to a request that was never started.

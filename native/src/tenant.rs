@@ -9,7 +9,7 @@ use crate::bucket::Bucket;
 use crate::program::Program;
 use crate::reaper;
 use crate::request::{Answer, Arrival, End, Weight, refused};
-use crate::shared::{Out, OutKind, Shared};
+use crate::shared::{Out, Shared};
 use crate::stats::Stats;
 use crate::thread::Task;
 use crate::turns::Place;
@@ -187,10 +187,7 @@ impl Tenant {
 }
 
 pub fn push_answer(shared: &Shared, tenant: u64, request: u64, answer: Answer) {
-    let (kind, payload) = match answer {
-        Answer::Result(payload) => (OutKind::Result, payload),
-        Answer::Failed(payload) => (OutKind::Failed, payload),
-    };
+    let (kind, payload) = answer.into_parts();
     shared.push(Out { kind, tenant, id: request, payload, _weight: None });
 }
 

@@ -17,7 +17,7 @@ use crate::thread::{Due, Task, ThreadRef, Timer, Value, WAIT_MASK, is_cancelled,
 use crate::value::{Refusal, breach, push_list};
 use crate::vm::Vm;
 
-/// A host call that has no answer yet.
+/// A host call or a job that has no answer yet.
 pub struct Pending {
     pub thread: ThreadRef,
     pub wait: u64,

@@ -31,7 +31,7 @@ class Complaint(NamedTuple):
 def check(name: str, source: str | bytes) -> list[Complaint]:
     """What is wrong with one source; empty if it compiles. Luau stops at the first error, so there is at most one.
 
-    Takes some milliseconds for a large source and holds the GIL meanwhile; bounded by ``source_bytes_max``.
+    Takes some milliseconds for a large source, with the GIL released; bounded by ``source_bytes_max``.
     """
     found = _native.compile_check(name, source.encode() if isinstance(source, str) else source)
     return [] if found is None else [Complaint(name, *found)]
