@@ -58,6 +58,8 @@ impl Engine {
                 return;
             }
             self.replace(key, EVENTS, Some(|| End::Limit(MEMORY_BUDGET, BUDGET_TEXT.into())), "", "");
+            // What waited for the first event of this VM (`opening.rs`) can start in another.
+            self.wake(key);
         }
     }
 

@@ -253,6 +253,38 @@ def test_a_call_through_a_sub_context_says_what_it_is_narrowed_to(make):
     assert driver.narrowed == [["kv:*", "x"], [], None]
 
 
+def test_who_holds_everything_may_hand_out_anything(driver):
+    """And nothing but the text itself is held by who holds a pattern."""
+    set_templates(driver, ("all", {"init.luau": HANDS_OUT}, ["*"]), ("one", {"init.luau": HANDS_OUT}, ["kv:*"]))
+    everything, one = (part.value for part in driver.done(driver.event()).parts)
+    assert everything == {
+        "any of none": False,
+        "has": True,
+        "": [],
+        "kv:get:*": ["kv:get:*"],
+        "*": ["*"],
+        "kv:*": ["kv:*"],
+        "child": False,
+    }
+    assert one == {"any of none": False, "has": False, "": [], "kv:*": ["kv:*"], "child": False}
+
+
+HANDS_OUT = """return function(ctx)
+    local found = { ["any of none"] = ctx:has_any_cap({}), has = ctx:has_cap("whatever"), [""] = ctx:with({ capabilities = {} }).allowed_caps }
+    for _, cap in { "kv:get:*", "*", "kv:*" } do
+        local ok, sub = pcall(ctx.with, ctx, { capabilities = { cap } })
+        if ok then
+            found[cap] = sub.allowed_caps
+        else
+            assert(sub == `Missing capability: {cap}. The capabilities of a new context must be strictly a subset of itself`, sub)
+        end
+    end
+    -- A narrowed context hands out no more than it holds, whatever its parent does.
+    found.child = (pcall(function() return ctx:with({ capabilities = { "kv:*" } }):with({ capabilities = { "x" } }) end))
+    return found
+end"""
+
+
 def test_the_bots_own_user_is_a_field_once_it_is_known(make):
     driver = make()
     driver.load(("t", "return function(ctx) return ctx.current_user.id .. ctx.current_user.username end"))
