@@ -95,6 +95,10 @@ pub unsafe fn load(state: *mut lua_State, name: &CStr, code: &[u8], env: c_int) 
         drop(guard);
         // What was loaded lies above the thread's own globals.
         ffi::lua_remove(state, -2);
+        // Bytecode of our compiler fails to load for want of memory only, which Luau catches and makes a text of.
+        if let (Some(vm), false) = (scheduler::current(), loaded) {
+            vm.dead.set(true);
+        }
         loaded
     }
 }
