@@ -166,7 +166,8 @@ HTTP_BODY_BYTES_MAX = 10 * MIB  # half of a VM's memory
 HTTP_ANSWER_BYTES_MAX = HTTP_BODY_BYTES_MAX + 2 * HTTP_HEADER_BYTES_MAX
 HTTP_BUFFERED_BYTES_MAX = 256 * MIB  # of one worker
 HTTP_INFLATE_STEP_BYTES = 262_144
-HTTP_DNS_THREADS_MAX = 4
+HTTP_DNS_THREADS_MAX = 16
+HTTP_DNS_TENANT_MAX = 2  # of these for one tenant: a lookup cannot be given up
 
 # ---- key-value store -----------------------------------------------------------------------------
 KV_KEY_BYTES_MAX = 512

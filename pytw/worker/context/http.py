@@ -31,7 +31,7 @@ from pytw.limits import (
 )
 from pytw.worker.context import answers
 from pytw.worker.context.call import HostCall
-from pytw.worker.context.httpfetch import HttpFetch, HttpRequest, HttpResponse, Lookup, SystemLookup
+from pytw.worker.context.httpfetch import TENANT, HttpFetch, HttpRequest, HttpResponse, Lookup, SystemLookup
 from pytw.worker.context.httpguard import HttpGuard
 from pytw.worker.context.operation import Bucket, Operation
 
@@ -113,6 +113,7 @@ class Http:
             version=_version(asked.get("version")),
         )
         timeout_s = _timeout_s(asked.get("timeout_ms"))
+        TENANT.set(call.tenant)
         held = 0
 
         def charge(size: int) -> None:

@@ -11,6 +11,8 @@ import os
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 import aiohttp
@@ -21,6 +23,7 @@ from yarl import URL
 from pytw.errors import PytwError, RequestError, Unavailable
 from pytw.limits import (
     HTTP_BODY_BYTES_MAX,
+    HTTP_DNS_TENANT_MAX,
     HTTP_DNS_THREADS_MAX,
     HTTP_HEADER_BYTES_MAX,
     HTTP_HEADER_FIELD_BYTES_MAX,
@@ -29,6 +32,8 @@ from pytw.limits import (
 from pytw.worker.context.httpguard import HttpGuard
 from pytw.worker.context.inflate import Inflate
 
+#: The tenant whose request the running task makes.
+TENANT: ContextVar[int] = ContextVar("tenant", default=0)
 #: Host and port -> the addresses and ports behind it.
 Lookup = Callable[[str, int], Awaitable[Sequence[tuple[str, int]]]]
 #: Told how many more bytes are held, or fewer; raises where there is no room.
@@ -53,21 +58,60 @@ class HttpResponse(NamedTuple):
     body: bytes
 
 
+class _Share:
+    """One tenant's part of the threads, and how many lookups run or wait for it."""
+
+    __slots__ = ("held", "turns")
+
+    def __init__(self) -> None:
+        self.held = 0
+        self.turns = asyncio.Semaphore(HTTP_DNS_TENANT_MAX)
+
+
 class SystemLookup:
-    """The system's resolver, in threads of its own: names that resolve slowly hold up no other work."""
+    """The system's resolver, in threads of its own: names that resolve slowly hold up no other work.
+
+    A thread is busy until the system answers, however long ago its request has ended. So each tenant has a few of them:
+    who asks for names that never resolve holds up nobody else.
+    """
 
     def __init__(self) -> None:
         self._threads: ThreadPoolExecutor | None = None
+        self._shares: dict[int, _Share] = {}
 
     async def __call__(self, host: str, port: int) -> Sequence[tuple[str, int]]:
         if self._threads is None:
             self._threads = ThreadPoolExecutor(HTTP_DNS_THREADS_MAX, "dns")
         # As bytes: for text Python would load a codec, and a worker reads no more files.
         name = host.encode("ascii")
-        found = await asyncio.get_running_loop().run_in_executor(
-            self._threads, lambda: socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)
-        )
+        tenant = TENANT.get()
+        share = self._shares.setdefault(tenant, _Share())
+        share.held += 1
+        try:
+            await share.turns.acquire()
+        except asyncio.CancelledError:
+            self._leave(tenant, share)
+            raise
+        loop = asyncio.get_running_loop()
+        lookup = self._threads.submit(socket.getaddrinfo, name, port, type=socket.SOCK_STREAM)
+
+        def end(_: object) -> None:
+            # The loop may be closed before the system has answered.
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(self._ended, tenant, share)
+
+        lookup.add_done_callback(end)
+        found = await asyncio.wrap_future(lookup)
         return [(str(sockaddr[0]), port) for *_, sockaddr in found]
+
+    def _ended(self, tenant: int, share: _Share) -> None:
+        share.turns.release()
+        self._leave(tenant, share)
+
+    def _leave(self, tenant: int, share: _Share) -> None:
+        share.held -= 1
+        if not share.held:
+            del self._shares[tenant]
 
     def close(self) -> None:
         if self._threads is not None:
