@@ -15,6 +15,8 @@ from pytest_benchmark.fixture import BenchmarkFixture
 READS_THREE = handler("local d = ctx:event().data local a, b = d.author.id, d.channel_id return d.content")
 READS_NOTHING = handler("return 'seen'")
 EVENTS = 3_000
+#: Templates beside the first one.
+MORE = 40
 
 
 @pytest.mark.parametrize(
@@ -91,7 +93,10 @@ def test_vm_with_its_first_event(benchmark: BenchmarkFixture, report: Report) ->
 
 
 def test_isolate_of_one_more_template(benchmark: BenchmarkFixture, report: Report) -> None:
-    """isolate.create: what each further template of a tenant adds to the first event and to memory."""
+    """isolate.create: what each further template of a tenant adds to the first event and to memory.
+
+    Forty more: a heap grows by pages of 16 KB, and a few templates fill up those that are begun.
+    """
     driver = Driver()
     payload = message_create(1)
 
@@ -103,13 +108,13 @@ def test_isolate_of_one_more_template(benchmark: BenchmarkFixture, report: Repor
         return (vm_thread_cpu() - cpu) / 200, (private_bytes() - before) / 200
 
     cost(1, 1)
-    one, many = cost(1, 1_000), cost(11, 2_000)
-    benchmark.pedantic(cost, args=(11, 4_000), rounds=1)
+    one, many = cost(1, 1_000), cost(1 + MORE, 2_000)
+    benchmark.pedantic(cost, args=(1 + MORE, 4_000), rounds=1)
     report.add(
         "isolate, one more template of a tenant",
-        f"{(many[0] - one[0]) / 10 * 1e6:.0f} us CPU with its event, {(many[1] - one[1]) / 10 / 1024:.0f} KB",
+        f"{(many[0] - one[0]) / MORE * 1e6:.0f} us CPU with its event, {(many[1] - one[1]) / MORE / 1024:.0f} KB",
         budget="<= 20 us, <= 10 KB",
-        met=(many[0] - one[0]) / 10 <= 20e-6 and (many[1] - one[1]) / 10 <= 10 * 1024,
+        met=(many[0] - one[0]) / MORE <= 20e-6 and (many[1] - one[1]) / MORE <= 10 * 1024,
     )
     driver.engine.close()
 

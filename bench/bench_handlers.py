@@ -12,9 +12,11 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 EMPTY = b"{}"
 NOTHING = "return function() end"
-READS_THREE = (
-    "return function(ctx) local d = ctx:event().data local a, b = d.author.id, d.channel_id return d.content end"
-)
+READS_FROM_THE_SECOND_ON = """local seen = {} return function(ctx)
+    local event = ctx:event()
+    if not seen[event.name] then seen[event.name] = true return nil end
+    local d = event.data local a, b = d.author.id, d.channel_id return d.content
+end"""
 ROUNDS = 40
 IN_FLIGHT = 64
 
@@ -51,33 +53,32 @@ def test_empty_handler(benchmark: BenchmarkFixture, report: Report) -> None:
 
 
 def test_lazy_read(benchmark: BenchmarkFixture, report: Report) -> None:
-    """handler.lazy: the first event of each of 192 names, whose data is parsed when it is read, and the second.
+    """handler.lazy: events of 192 names whose data is parsed when it is read, and the next ones of the same names.
 
-    The engine parses at once what a handler of that name has read before.
+    The engine parses at once what a handler of that name has read before. It has met the names: their first events are
+    not read.
     """
     driver = Driver()
     names = [f"{MESSAGE}_{number}" for number in range(192)]
     payloads = [message_create(i) for i in range(64)]
     tenants = itertools.count(1)
-    expected = msgpack.packb("message number 63, please greet everyone")
+    content = msgpack.packb("message number 63, please greet everyone")
 
-    def once(tenant: int) -> float:
+    def once(tenant: int, expected: bytes) -> float:
         before = vm_thread_cpu()
         for start in range(0, len(names), IN_FLIGHT):
             for name, payload in zip(names[start : start + IN_FLIGHT], payloads, strict=True):
                 driver.engine.submit_event(tenant, next(driver.ids), name, payload)
             driver.collect(IN_FLIGHT)
-            assert expected in driver.results.popitem()[1]
+            assert any(expected in result for result in driver.results.values())
             driver.results.clear()
         return (vm_thread_cpu() - before) / len(names)
 
     def pair() -> tuple[float, float]:
         tenant = next(tenants)
-        driver.engine.set_program(tenant, program(READS_THREE, events=("*",)))
-        for payload in payloads:
-            driver.submit(tenant, payload)
-        driver.collect(IN_FLIGHT)
-        return once(tenant), once(tenant)
+        driver.engine.set_program(tenant, program(READS_FROM_THE_SECOND_ON, events=("*",)))
+        once(tenant, b"")
+        return once(tenant, content), once(tenant, content)
 
     pair()
     pairs = [pair() for _ in range(40)]
