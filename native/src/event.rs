@@ -105,17 +105,26 @@ pub unsafe fn complete(state: *mut lua_State, index: c_int) -> bool {
         }
         ffi::lua_rawgetptagged(state, index, mark(), 0);
         if let Some(ctx) = context::at(state, -1) {
+            push_str(state, b"data");
             push_data(state, ctx);
-            ffi::lua_setreadonly(state, index, 0);
-            ffi::lua_rawsetfield(state, index, c"data".as_ptr());
-            ffi::lua_pushnil(state);
-            ffi::lua_rawsetptagged(state, index, mark(), 0);
-            ffi::lua_pushnil(state);
-            ffi::lua_setmetatable(state, index);
-            ffi::lua_setreadonly(state, index, 1);
+            fill(state, index);
         }
         ffi::lua_settop(state, top);
         true
+    }
+}
+
+/// Gives the event at `index` the field and the data on top, and makes it a plain table.
+unsafe fn fill(state: *mut lua_State, index: c_int) {
+    // SAFETY: inside a protected call, with an event that has no data at `index`.
+    unsafe {
+        ffi::lua_setreadonly(state, index, 0);
+        ffi::lua_rawset(state, index);
+        ffi::lua_pushnil(state);
+        ffi::lua_rawsetptagged(state, index, mark(), 0);
+        ffi::lua_pushnil(state);
+        ffi::lua_setmetatable(state, index);
+        ffi::lua_setreadonly(state, index, 1);
     }
 }
 
@@ -127,9 +136,16 @@ unsafe extern "C-unwind" fn index(state: *mut lua_State) -> c_int {
         if bytes_at(state, 2) != b"data" {
             return 0;
         }
-        note_read(state);
-        complete(state, 1);
-        ffi::lua_rawget(state, 1);
+        // Only an event without data has this function in its metatable, and nothing gives that away.
+        ffi::lua_rawgetptagged(state, 1, mark(), 0);
+        let Some(ctx) = context::at(state, 3) else { return 0 };
+        if let Some(core) = isolate::current(state) {
+            core.note_read(ctx.name_index);
+        }
+        push_data(state, ctx);
+        ffi::lua_pushvalue(state, 2);
+        ffi::lua_pushvalue(state, 4);
+        fill(state, 1);
         1
     }
 }
