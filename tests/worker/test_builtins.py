@@ -126,8 +126,9 @@ class TestOtherTree:
         rig = await self.start(
             tmp_path, "return { E = function() return { { type = 'err', id = 't', value = 'no' } } end }"
         )
-        result = await rig.like.dispatch_event(A, event("E"))
+        result = await rig.like.dispatch_event(B, event("E"))
         assert result.outcome is Outcome.OK
+        assert [part.template for part in result.templates] == ["$builtins"]
         assert result.templates[0].value == [{"type": "err", "id": "t", "value": "no"}]
         await rig.like.kill()
 
