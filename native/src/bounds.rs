@@ -208,6 +208,41 @@ unsafe extern "C-unwind" fn date(state: *mut lua_State) -> c_int {
 const CLOCK_RATE: f64 = 1.000_000_001;
 static CLOCK_START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
+/// `debug.info`: of a frame it gives the function of a script only. The engine's own are made for callers that the engine
+/// knows, and a handler of errors, or a look at a thread that waits, would find them on the stack.
+unsafe extern "C-unwind" fn info(state: *mut lua_State) -> c_int {
+    // SAFETY: called by Luau.
+    unsafe {
+        let about = if ffi::lua_type(state, 1) == ffi::LUA_TTHREAD { 2 } else { 1 };
+        let of_frame = ffi::lua_type(state, about) != ffi::LUA_TFUNCTION;
+        let n = original(state);
+        ffi::lua_rawcheckstack(state, 1);
+        let top = ffi::lua_gettop(state);
+        for index in (top - n + 1..=top).filter(|_| of_frame) {
+            if is_engines(state, index) {
+                ffi::lua_pushnil(state);
+                ffi::lua_replace(state, index);
+            }
+        }
+        n
+    }
+}
+
+/// Whether there is a function at `index` that no script has written.
+unsafe fn is_engines(state: *mut lua_State, index: c_int) -> bool {
+    // SAFETY: by the caller, with room for a value; the frame is filled before it is read.
+    unsafe {
+        if ffi::lua_type(state, index) != ffi::LUA_TFUNCTION {
+            return false;
+        }
+        let mut frame: ffi::lua_Debug = std::mem::zeroed();
+        ffi::lua_pushvalue(state, index);
+        let known = ffi::lua_getinfo(state, -1, c"s".as_ptr(), &raw mut frame) != 0;
+        ffi::lua_settop(state, -2);
+        ffi::lua_iscfunction(state, index) != 0 || !known || CStr::from_ptr(frame.source) == BOOT_NAME
+    }
+}
+
 /// `os.clock()`, which moves once per millisecond: a finer clock would show what other tenants do on the same core.
 unsafe extern "C-unwind" fn clock(state: *mut lua_State) -> c_int {
     // SAFETY: called by Luau.
@@ -280,6 +315,7 @@ pub unsafe fn install(state: *mut lua_State) {
         ffi::lua_settop(state, top);
 
         ffi::lua_getglobal(state, c"debug".as_ptr());
+        wrap(state, c"info", info, 0);
         ffi::lua_pushcclosurek(state, errors::traceback, c"traceback".as_ptr(), 0, None);
         ffi::lua_rawsetfield(state, -2, c"traceback".as_ptr());
         ffi::lua_settop(state, top);

@@ -89,6 +89,11 @@ pub unsafe fn load(state: *mut lua_State, name: &CStr, code: &[u8], env: c_int) 
     // SAFETY: by the caller, as above; the guard puts the thread's globals back, also when an error passes.
     unsafe {
         ffi::lua_rawcheckstack(state, 8);
+        // Luau takes whatever it is given there for a table.
+        if ffi::lua_type(state, env) != ffi::LUA_TTABLE {
+            push_str(state, b"the environment of a chunk is a table");
+            return false;
+        }
         let env = ffi::lua_absindex(state, env);
         let guard = Globals::swap(state, env);
         let loaded = ffi::luau_load(state, name.as_ptr(), code.as_ptr().cast(), code.len(), env) == 0;

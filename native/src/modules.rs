@@ -295,7 +295,7 @@ unsafe extern "C-unwind" fn ended(state: *mut lua_State) -> c_int {
 
 /// `await(thread, module)`: waits until the thread says `tell`, or is ended from outside; not if the module is done or the
 /// thread gone by now. Whoever asked before may have been preempted since.
-unsafe extern "C-unwind" fn await_thread(state: *mut lua_State) -> c_int {
+pub unsafe extern "C-unwind" fn await_thread(state: *mut lua_State) -> c_int {
     unsafe {
         let awaited = ffi::lua_tothread(state, 1);
         ffi::luaL_checktype(state, 2, ffi::LUA_TTABLE);

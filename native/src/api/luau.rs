@@ -25,6 +25,9 @@ pub static LIBRARY: Library = Library {
 /// globals: no `require`, and nothing of the isolate.
 fn compile(call: &Call) -> Done {
     call.set_top(4);
+    if !call.is_nil(3) {
+        call.table(3)?;
+    }
     let level = call.integer(4, 0, 2)?;
     let name = if call.is_nil(2) { c"chunk".to_owned() } else { chunk_name(call.bytes(2)?) };
     let code = program::compile_with(call.bytes(1)?, level as c_int, program::Frames::Shown);
