@@ -136,7 +136,11 @@ class _Server:
         while True:
             for fd, _ in self._poll.poll():
                 if fd == self._sock.fileno():
-                    data, fds, _, _ = socket.recv_fds(self._sock, MESSAGE_BYTES_MAX, 4)
+                    try:
+                        data, fds, _, _ = socket.recv_fds(self._sock, MESSAGE_BYTES_MAX, 4)
+                    except ConnectionResetError:
+                        # The master's end closed before it read the last word.
+                        return 0
                     if not data:
                         return 0
                     self._spawn(data, fds)

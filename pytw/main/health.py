@@ -68,7 +68,8 @@ class Health:
             "rights": self._workers.rights(),
             "loop_mode": self._workers.loop_mode,
             "notices": [
-                {"at": n.at, "tenant": str(n.tenant), "text": n.text} for n in self._workers.supervisor.notices[-50:]
+                {"at": n.at, "tenant": str(n.tenant) if n.tenant else None, "text": n.text}
+                for n in self._workers.supervisor.notices[-50:]
             ],
         }
 

@@ -142,6 +142,7 @@ class _Master:
                 self._fork_server,
                 config.addrs.mesophyll_server or mesophyll_address(self._data_dir),
                 self._crash_loop,
+                self._refused,
             )
         )
         stack.push_async_callback(workers.close)
@@ -204,6 +205,11 @@ class _Master:
             self._fail(
                 ConfigError(f"worker {worker_id} failed ten times in a row", hint="--abort-on-crash-loop is set")
             )
+
+    def _refused(self, error: ConfigError) -> None:
+        # What has served before is tried again: the others serve, and whoever broke the tree may mend it.
+        if self._failure is None and not (self._health is not None and self._health.started):
+            self._fail(error)
 
     def _fail(self, error: ConfigError) -> None:
         self._failure = error

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
-from pytw.errors import ProtocolError
+from pytw.errors import ProtocolError, from_wire
 from pytw.limits import DRAIN_S
 from pytw.main.forkserver import ForkServer, Spawned
 from pytw.master.supervisor import Supervisor
@@ -23,6 +23,7 @@ from pytw.worker.spec import LOOP_MODE, WorkerSpec
 NO_HEARTBEAT = "no heartbeat"
 _decode_parts = msgspec.msgpack.Decoder(dict[str, bool]).decode
 _decode_blame = msgspec.msgpack.Decoder(tuple[int]).decode
+_decode_error = msgspec.msgpack.Decoder(tuple[str, str, str | None]).decode
 
 
 class Processes:
@@ -79,7 +80,7 @@ class Processes:
     # ---- what workers say ----------------------------------------------------------------------
 
     def handlers(self) -> dict[Kind, LinkHandler]:
-        return {Kind.READY: self._ready, Kind.BLAME: self._blame}
+        return {Kind.READY: self._ready, Kind.BLAME: self._blame, Kind.ENDS: self._ends}
 
     def link_lost(self, link: Link, reason: str) -> None:
         self._handles[link.worker_id].detach(link)
@@ -98,4 +99,8 @@ class Processes:
             raise ProtocolError("BLAME of a tenant that lives elsewhere")
         (milliseconds,) = _decode_blame(call.body)
         self.supervisor.blamed(call.tenant, milliseconds)
+        call.answer()
+
+    def _ends(self, link: Link, call: Call) -> None:
+        self.supervisor.ends(link.worker_id, link.epoch, from_wire(*_decode_error(call.body)))
         call.answer()

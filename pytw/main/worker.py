@@ -22,7 +22,7 @@ import setproctitle
 
 from pytw import observe
 from pytw.discord import DiscordRest
-from pytw.errors import ConfigError, PytwError
+from pytw.errors import ConfigError, PytwError, to_wire
 from pytw.limits import DEAF_MS, DRAIN_S
 from pytw.main import rights, seccomp
 from pytw.main.console import console, port_of
@@ -157,8 +157,10 @@ class Process:
             try:
                 await self._worker.start()
             except ConfigError as error:
-                # Said before the link ends: the master kills a worker whose link is gone.
+                # Said before the link ends: the master kills a worker whose link is gone for no reason.
                 log.error("%s", error)
+                self._client.send(Kind.ENDS, 0, _encode(to_wire(error)))
+                self._ending.set()
                 return error.exit_code
             self._started = True
             self._tidy()

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from pytw.config import Config
+from pytw.errors import ConfigError
 from pytw.limits import DEAF_MS, DRAIN_S
 from pytw.main.console import port_of
 from pytw.main.forkserver import ForkServer
@@ -50,6 +51,8 @@ class Surroundings:
     mesophyll: str
     #: Hears of a worker that has failed ten times in a row.
     on_crash_loop: Callable[[int], None]
+    #: Hears why a worker cannot start as it is configured.
+    on_refused: Callable[[ConfigError], None]
 
 
 class Workers:
@@ -77,6 +80,7 @@ class Workers:
             self._processes,
             first=topology.threads,
             on_crash_loop=around.on_crash_loop,
+            on_refused=around.on_refused,
         )
         if around.fork_server is not None:
             around.fork_server.on_exit = self.supervisor.exit_status

@@ -29,7 +29,7 @@ class State(enum.Enum):
     WAITING = "waiting"  # none lives; one is due at `due`
     STARTING = "starting"  # asked for or running, not ready; given up at `due`
     READY = "ready"
-    LEAVING = "leaving"  # asked to end; killed at `due`
+    LEAVING = "leaving"  # asked to end, or ends by itself; killed at `due`
     KILLED = "killed"  # its exit is due any moment
     CLOSED = "closed"  # none lives and none will
 
@@ -103,6 +103,14 @@ class SlotMachine:
             return []
         self.deaf = deaf
         return self._kill()
+
+    def ends(self, now: float) -> bool:
+        """It ends by itself before it was ready, a failure like any other. Returns whether that was news."""
+        if self.state is not State.STARTING:
+            return False
+        self.state = State.LEAVING
+        self.due = now + LEAVE_TIMEOUT_S
+        return True
 
     def leave(self, now: float) -> list[Do]:
         """Replace it: it finishes what runs, then a new one starts at once."""

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from pytw.errors import PytwError
+from pytw.errors import ConfigError, PytwError
 from pytw.master import blame
 from pytw.master.slot import TICK_S, Do, SlotMachine, State
 from pytw.observe import tenant_name
@@ -65,6 +65,7 @@ class Notice:
 
     at: float
     tenant: int
+    """0: of no tenant."""
     text: str
 
 
@@ -83,6 +84,7 @@ class Supervisor:
     Args:
         first: worker id of the first process (behind a hybrid pool's thread workers).
         on_crash_loop: called with the worker id when a slot has failed ten times in a row.
+        on_refused: called with the reason when a worker cannot start as it is configured.
     """
 
     NOTICES_MAX = 1_000
@@ -96,11 +98,13 @@ class Supervisor:
         first: int = 0,
         clock: Callable[[], float] = time.monotonic,
         on_crash_loop: Callable[[int], None] = lambda worker_id: None,
+        on_refused: Callable[[ConfigError], None] = lambda error: None,
     ) -> None:
         self._hands = hands
         self._vm_threads = vm_threads
         self._clock = clock
         self._on_crash_loop = on_crash_loop
+        self._on_refused = on_refused
         self._slots = {i: _Slot(SlotMachine(i)) for i in range(first, first + workers)}
         self._statuses: dict[int, asyncio.Future[int]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -162,6 +166,12 @@ class Supervisor:
         if slot.machine.epoch == epoch and slot.machine.state is State.STARTING:
             slot.machine.ready(self._clock())
             slot.ready.set()
+
+    def ends(self, worker_id: int, epoch: int, error: PytwError) -> None:
+        """The worker says that it cannot start, and why; it is given the time to end."""
+        slot = self._slots[worker_id]
+        if slot.machine.epoch == epoch and slot.machine.ends(self._clock()):
+            self._refused(worker_id, error if isinstance(error, ConfigError) else ConfigError(error.detail))
 
     def link_lost(self, worker_id: int, epoch: int, *, deaf: bool) -> None:
         """The worker's link is gone though its process may live; *deaf*: it no longer answered heartbeats."""
@@ -309,15 +319,27 @@ class Supervisor:
             ", deaf" if deaf else "",
             [tenant_name(tenant) for tenant, _ in ran],
         )
+        if status == ConfigError.exit_code:
+            self._refused(worker_id, ConfigError("it cannot be configured so", hint="the log of the worker says more"))
         if blame.is_tenants_fault(status, deaf=deaf, out_of_memory=out_of_memory):
             self._name([tenant for tenant, _ in ran])
+
+    def _refused(self, worker_id: int, error: ConfigError) -> None:
+        text = f"worker {worker_id} does not start: {error}"
+        # It is tried again and again; what is said once more takes the place of what was said before.
+        self.notices = [notice for notice in self.notices if notice.text != text]
+        self._notice(0, text)
+        self._on_refused(error)
+
+    def _notice(self, tenant: int, text: str) -> None:
+        self.notices = [*self.notices[-self.NOTICES_MAX + 1 :], Notice(time.time(), tenant, text)]
 
     def _name(self, tenants: list[int]) -> None:
         for found in self.blame.named(tenants):
             text = f"quarantined for {found.seconds:.0f} s: {found.named} times running when a worker died or hung"
             log.error("tenant is %s", text, extra={"tenant": found.tenant})
             if found.first:
-                self.notices = [*self.notices[-self.NOTICES_MAX + 1 :], Notice(time.time(), found.tenant, text)]
+                self._notice(found.tenant, text)
             self._hands.quarantine(found.tenant, found.seconds)
 
     def _signal(self, process: _Process, number: signal.Signals) -> None:

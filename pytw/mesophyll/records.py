@@ -44,6 +44,7 @@ class Kind(enum.IntEnum):
     DRAIN = 22  # M>W nil: stop intake, finish what runs, report cursors; answered by RESULT nil when done
     BLAME = 23  # W>M [milliseconds]: the tenant has held a VM thread that long
     WHY = 24  # M>W nil; answered by RESULT [[at, event, outcome, reason | nil], ...] (types.Note), oldest first
+    ENDS = 25  # W>M [code, detail, hint | nil]: the worker ends by itself, before READY, and this is why
 
 
 #: Told in HELLO; both sides must speak the same.

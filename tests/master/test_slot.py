@@ -1,6 +1,6 @@
 """The restart theory, with time as a number."""
 
-from pytw.master.slot import START_TIMEOUT_S, Do, SlotMachine, State
+from pytw.master.slot import LEAVE_TIMEOUT_S, START_TIMEOUT_S, Do, SlotMachine, State
 
 
 def born(now: float = 0.0) -> SlotMachine:
@@ -111,3 +111,21 @@ def test_failed_spawn_counts_as_a_failure() -> None:
     assert machine.exited(0.0) == [Do.SPAWN]
     assert machine.exited(0.0) == []
     assert machine.due == 3.0
+
+
+def test_worker_that_says_it_ends_has_time_for_it_and_counts_as_a_failure() -> None:
+    machine = SlotMachine(0)
+    machine.tick(0.0)
+    assert machine.ends(1.0)
+    assert not machine.ends(1.0)
+    assert machine.lost() == []
+    assert machine.tick(2.0) == []
+    assert machine.exited(2.0) == [Do.SPAWN]
+    assert machine.failures == 1
+
+
+def test_worker_that_says_it_ends_and_does_not_is_killed() -> None:
+    machine = SlotMachine(0)
+    machine.tick(0.0)
+    machine.ends(0.0)
+    assert machine.tick(LEAVE_TIMEOUT_S) == [Do.KILL]

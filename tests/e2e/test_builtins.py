@@ -1,0 +1,53 @@
+"""What an operator is told of a built-ins tree that does not run."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.server import POLL_S, Server, serving
+
+BROKEN = "local t = nil\n\nlocal x = t.missing\nreturn {}\n"
+FINE = "return { MESSAGE = function() return 1 end }\n"
+NOTICE_S_MAX = 20.0
+
+
+def notices(server: Server) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = server.call("GET", "/healthz")[1]["notices"]
+    return found
+
+
+@pytest.mark.parametrize("kind", ["processpool", "threadpool"])
+def test_broken_tree_ends_the_server_with_its_error_in_one_line(kind: str, tmp_path: Path) -> None:
+    (tmp_path / "init.luau").write_text(BROKEN)
+    server = Server("--worker-type", kind, "--builtins-dir", str(tmp_path))
+    try:
+        assert server.process.wait(30) == 8, server.log
+        (said,) = [line for line in server.log.splitlines() if line.startswith("tw: ")]
+        assert said.startswith("tw: the built-in templates do not run: ")
+        assert "init.luau" in said and ":3: " in said
+        assert "Traceback" not in server.log
+    finally:
+        server.close()
+
+
+def test_tree_that_breaks_later_is_told_by_healthz_and_mended_by_the_next_start(tmp_path: Path) -> None:
+    (tmp_path / "init.luau").write_text(FINE)
+    pool = ("--worker-type", "processpool", "--process-workers", "1")
+    with serving(*pool, "--builtins-dir", str(tmp_path)) as server:
+        assert notices(server) == []
+        (tmp_path / "init.luau").write_text(BROKEN)
+        os.kill(server.workers()[0], signal.SIGKILL)
+        give_up_at = time.monotonic() + NOTICE_S_MAX
+        while not (told := notices(server)) and time.monotonic() < give_up_at:
+            time.sleep(POLL_S)
+        assert [notice["tenant"] for notice in told] == [None]
+        assert told[0]["text"].startswith("worker 0 does not start: the built-in templates do not run: ")
+        (tmp_path / "init.luau").write_text(FINE)
+        server.wait_ready()
+        assert "killing it" not in server.log
