@@ -115,6 +115,10 @@ unsafe fn tell(state: *mut lua_State, co: Option<*mut lua_State>) {
         if ffi::lua_type(state, -1) != ffi::LUA_TSTRING {
             return;
         }
+        // A text that nobody reads stays as it is.
+        if ffi::lua_objlen(state, -1) > errors::TEXT_BYTES_MAX {
+            return;
+        }
         let given = String::from_utf8_lossy(bytes_at(state, -1));
         let mut text = if given.starts_with(RAISED) { given.into_owned() } else { format!("{RAISED}{given}") };
         if let Some(co) = co {

@@ -11,7 +11,7 @@ use crate::isolate::BOOT_NAME;
 use crate::stack::{bytes_at, push_str};
 
 /// More of a text is never looked at; what is shown of it is shorter still (`error_bytes_max`).
-const TEXT_BYTES_MAX: usize = 65_536;
+pub const TEXT_BYTES_MAX: usize = 65_536;
 
 const FRAMES_SHOWN: usize = 20;
 
@@ -99,7 +99,8 @@ pub unsafe extern "C-unwind" fn traceback(state: *mut lua_State) -> c_int {
         let mut text = String::new();
         if ffi::lua_type(state, first) > ffi::LUA_TNIL {
             ffi::luaL_checklstring(state, first, ptr::null_mut());
-            text = String::from_utf8_lossy(bytes_at(state, first)).into_owned() + "\n";
+            let message = bytes_at(state, first);
+            text = String::from_utf8_lossy(&message[..message.len().min(TEXT_BYTES_MAX)]).into_owned() + "\n";
         }
         frames(co, level, |_, file, line, name| {
             let _ = write!(text, "{file}:{line}");

@@ -75,6 +75,13 @@ QUIET = {
             ("n"):rep(6e6))
         f()
     """,
+    "errors whose text is long": """
+        local text = ("\\xff"):rep(8e6)
+        local thread = coroutine.create(function() error(text, 0) end)
+        assert(select(2, coroutine.resume(thread)) == text)
+        assert(select(2, pcall(coroutine.wrap(function() error(text, 0) end))) == text)
+        assert(#debug.traceback(text) < 300000)
+    """,
     "a syntax error in a chunk with a long name": "loadstring('x x', ('\\xff'):rep(12e6))",
 }
 
