@@ -71,6 +71,13 @@ def _short(value: Any) -> str:
     return text if len(text) <= SHOWN_CHARS_MAX else text[:SHOWN_CHARS_MAX] + "..."
 
 
+def _stdin() -> bytes:
+    # None where the shell closed it.
+    if sys.stdin is None:
+        raise RequestError("standard input is closed", hint="--data names a JSON file, or - for standard input")
+    return sys.stdin.buffer.read()
+
+
 def _payload(data: str | None, guild: int) -> bytes:
     """The event's data, which has to be JSON; an object gets the ids of the mock's guild and channel where it has none.
 
@@ -78,7 +85,7 @@ def _payload(data: str | None, guild: int) -> bytes:
     """
     place = "standard input" if data == "-" else data
     try:
-        raw = b"{}" if data is None else sys.stdin.buffer.read() if data == "-" else Path(data).read_bytes()
+        raw = b"{}" if data is None else _stdin() if data == "-" else Path(data).read_bytes()
         found = orjson.loads(raw)
     except OSError as error:
         raise RequestError(

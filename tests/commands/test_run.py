@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 from click.testing import CliRunner
 
 from pytw.commands.run import run as command
 from pytw.errors import PytwError
+from tests.commands.lines import one_line
 
 
 @pytest.fixture
@@ -110,3 +112,9 @@ def test_a_tenants_data_may_hold_nulls_and_be_written_back(template):
     end"""
     done = run(template(source), "--json")
     assert json.loads(done.stdout)["templates"][-1]["value"] == [True, True, 3, False]
+
+
+def test_closed_standard_input_is_refused_with_words(template, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdin", None)
+    code, said = one_line(capsys, "run", str(template("return function() end")), "--data", "-")
+    assert code == 1 and said.startswith("tw: standard input is closed (--data names ")
