@@ -33,12 +33,23 @@ HOST_CAPABILITIES: Final = {
 }
 
 
+#: What may stand behind a prefix, the end included.
+_SEPARATORS: Final = ("", ":", "[", ".", "/")
+
+
+def _prefix(name: str) -> str | None:
+    """The host's prefix that *name* has or was meant to have; ``.`` and ``/`` are what ``:`` is mistaken for."""
+    lower = name.lower()
+    found = (p for p in HOST_CAPABILITIES if lower.startswith(p) and lower[len(p) : len(p) + 1] in _SEPARATORS)
+    return max(found, key=len, default=None)
+
+
 def capability_warnings(names: Iterable[str]) -> list[str]:
     """A sentence for each capability under a prefix of the host that no host call asks for."""
     found = []
     for name in names:
-        prefix = re.split(r"[:\[]", name, maxsplit=1)[0].lower()
-        if prefix in HOST_CAPABILITIES:
+        prefix = _prefix(name)
+        if prefix is not None:
             pattern, known = HOST_CAPABILITIES[prefix]
             if not re.fullmatch(re.escape(prefix) + pattern, name, re.DOTALL):
                 found.append(f"no call asks for the capability {name[:64]!r}; there are {known}")

@@ -14,6 +14,7 @@ import orjson
 
 from pytw import observe, values
 from pytw.api.answers import plain
+from pytw.api.capabilities import capability_warnings
 from pytw.api.eventnames import event_name
 from pytw.commands.local import GUILD_ID, local_worker, read_template
 from pytw.errors import PytwError, RequestError
@@ -161,6 +162,8 @@ def run(
     logging.getLogger("template").setLevel(logging.DEBUG)
     name = event_name(event)
     source = read_template(path, entry=entry, caps=caps, events=frozenset({name}))
+    for text in capability_warnings(caps):
+        click.echo(f"warning: {text}", err=True)
     trace = Trace()
     happened = CreateEvent(name, _payload(data, guild), author)
     result, events = asyncio.run(run_once(source, happened, guild, int(timeout_s * 1000), trace))

@@ -192,6 +192,13 @@ def test_the_listed_capabilities_are_those_of_the_host_calls() -> None:
             assert any(cap in sentence for sentence in told), cap
 
 
+def test_a_capability_with_a_wrong_separator_is_told_and_a_templates_own_name_is_not() -> None:
+    wrong = ["kv.set", "kv/get:k", "KV.set", "kv.meta/list_scopes", "discord.create_message", "runtime"]
+    assert len(capability_warnings(wrong)) == len(wrong)
+    assert "there are kv.meta:list_scopes" in capability_warnings(["kv.meta/list_scopes"])[0]
+    assert capability_warnings(["kvstore:x", "discordant", "my.kv", "*"]) == []
+
+
 async def test_a_put_that_finds_its_worker_away_says_that_nothing_was_saved(api: Api) -> None:
     api.workers.error = NotReady("the worker is starting")
     _, body = await api.call("PUT", "/guilds/5/templates/t", GOOD)

@@ -118,3 +118,9 @@ def test_closed_standard_input_is_refused_with_words(template, monkeypatch, caps
     monkeypatch.setattr(sys, "stdin", None)
     code, said = one_line(capsys, "run", str(template("return function() end")), "--data", "-")
     assert code == 1 and said.startswith("tw: standard input is closed (--data names ")
+
+
+def test_a_misspelt_capability_is_told_beside_the_result(template):
+    done = run(template("return function() return 1 end"), "--cap", "kv.set", "--cap", "kv:*", "--json")
+    assert done.stderr.startswith("warning: no call asks for the capability 'kv.set'; there are kv:*, ")
+    assert done.stderr.count("warning: ") == 1 and json.loads(done.stdout)["outcome"] == "ok"
