@@ -184,6 +184,8 @@ class _Master:
                 mock_url=mock_url,
                 database=database,
                 console_port=CONSOLE_PORT if self._options.console else 0,
+                builtins_dir=self._options.builtins_dir,
+                loop_mode=bool(self._workers is not None and self._workers.loop_mode),
             ),
             flush=True,
         )

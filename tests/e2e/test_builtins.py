@@ -22,6 +22,13 @@ def notices(server: Server) -> list[dict[str, Any]]:
     return found
 
 
+def wait_log(server: Server, text: str) -> None:
+    give_up_at = time.monotonic() + NOTICE_S_MAX
+    while text not in server.log:
+        assert time.monotonic() < give_up_at, server.log
+        time.sleep(POLL_S)
+
+
 @pytest.mark.parametrize("kind", ["processpool", "threadpool"])
 def test_broken_tree_ends_the_server_with_its_error_in_one_line(kind: str, tmp_path: Path) -> None:
     (tmp_path / "init.luau").write_text(BROKEN)
@@ -51,3 +58,12 @@ def test_tree_that_breaks_later_is_told_by_healthz_and_mended_by_the_next_start(
         (tmp_path / "init.luau").write_text(FINE)
         server.wait_ready()
         assert "killing it" not in server.log
+
+
+def test_the_banner_names_loop_mode_and_an_empty_tree(tmp_path: Path) -> None:
+    pool = ("--worker-type", "threadpool", "--builtins-dir", str(tmp_path))
+    with serving(*pool) as server:
+        wait_log(server, f"no Luau files in {tmp_path}: there are no built-in templates")
+    (tmp_path / "init.luau").write_text("return function() return 1 end\n")
+    with serving(*pool) as server:
+        wait_log(server, f"loop mode: the tree in {tmp_path} dispatches templates")

@@ -3,6 +3,7 @@
 import shlex
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -12,9 +13,14 @@ from pytw.main import banner
 from pytw.main.topology import Topology
 
 
-def shown(data_dir: str, *, mock_url: str | None = "http://127.0.0.1:1") -> str:
+def shown(data_dir: str, *, mock_url: str | None = "http://127.0.0.1:1", **more: Any) -> str:
     return banner.text(
-        Config(data_dir=data_dir), Topology(1, 2, 3), address="127.0.0.1:60000", mock_url=mock_url, database="somewhere"
+        Config(data_dir=data_dir),
+        Topology(1, 2, 3),
+        address="127.0.0.1:60000",
+        mock_url=mock_url,
+        database="somewhere",
+        **more,
     )
 
 
@@ -50,3 +56,20 @@ def test_commands_are_whole_where_tw_is_not_on_the_path(monkeypatch, started):
     assert f"  {shlex.quote(sys.executable)} -m pytw.cli mock say" in shown("/x")
     monkeypatch.setattr(sys, "argv", ["./some/bin/tw"])
     assert "  some/bin/tw mock say" in shown("/x")
+
+
+def test_another_tree_gets_no_suggestions_that_only_the_packages_own_answers(tmp_path):
+    (tmp_path / "init.luau").write_text("return {}")
+    text = shown("/x", builtins_dir=str(tmp_path))
+    assert "!ping" not in text and " hello\n" not in text.replace("hello hello", "")
+    assert "Try a template of your own." in text and "note" not in text
+
+
+def test_loop_mode_is_named_and_its_templates_are_its_authors_affair(tmp_path):
+    text = shown("/x", builtins_dir=str(tmp_path), loop_mode=True)
+    assert f"loop mode: the tree in {tmp_path} dispatches templates" in text
+    assert "template put" not in text
+
+
+def test_an_empty_tree_is_told(tmp_path):
+    assert f"no Luau files in {tmp_path}: there are no built-in templates" in shown("/x", builtins_dir=str(tmp_path))
