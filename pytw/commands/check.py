@@ -14,6 +14,7 @@ import click
 from pytw.api.capabilities import HOST_CAPABILITIES, capability_warnings
 from pytw.api.eventnames import event_name
 from pytw.commands.local import GUILD_ID, local_worker, read_template
+from pytw.commands.sources import entry_name
 from pytw.errors import LimitExceeded, PytwError, RequestError, ScriptError
 from pytw.eventnames import EVERY_EVENT
 from pytw.luau.lint import Remark, lint
@@ -86,7 +87,7 @@ def check_template(source: TemplateSource) -> tuple[list[Remark], list[str]]:
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("path", type=click.Path(exists=True, path_type=Path), default=".", metavar="[DIR|FILE]")
-@click.option("--entry", default=ENTRY, show_default=True, help="The module that starts it.")
+@click.option("--entry", default=ENTRY, callback=entry_name, show_default=True, help="The module that starts it.")
 @click.option("--cap", "caps", multiple=True, help="A capability that it will have; a misspelt one is told.")
 @click.option("--json", "as_json", is_flag=True, help="Print the remarks as JSON.")
 def check(path: Path, entry: str, caps: tuple[str, ...], as_json: bool) -> int:
@@ -94,8 +95,16 @@ def check(path: Path, entry: str, caps: tuple[str, ...], as_json: bool) -> int:
 
     Ends with 1 if an error keeps the template from running.
     """
-    source = read_template(path, entry=entry, caps=caps, events=frozenset({EVERY_EVENT}))
+    left_out: list[Remark] = []
+    source = read_template(
+        path,
+        entry=entry,
+        caps=caps,
+        events=frozenset({EVERY_EVENT}),
+        on_left_out=lambda folder, why: left_out.append(Remark(folder, 1, False, why)),
+    )
     remarks, events = check_template(source)
+    remarks += left_out
     for text in capability_warnings(caps):
         remarks.append(Remark("--cap", 1, False, text))
     errors = sum(remark.is_error for remark in remarks)

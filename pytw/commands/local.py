@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from pytw.commands.template import read_files
+from pytw.commands.sources import OnLeftOut, read_files, warn_left_out
 from pytw.discord.rest import DiscordRest
 from pytw.fauxpas.mockdiscord import MockDiscord
 from pytw.types import BUILTINS, EVERY_CAPABILITY, CreateEvent, DispatchResult, TemplateSource
@@ -69,9 +69,16 @@ async def local_worker(guild: int, on_call: OnCall | None = None) -> AsyncIterat
         await mock.close()
 
 
-def read_template(place: Path, *, entry: str, caps: tuple[str, ...], events: frozenset[str]) -> TemplateSource:
+def read_template(
+    place: Path,
+    *,
+    entry: str,
+    caps: tuple[str, ...],
+    events: frozenset[str],
+    on_left_out: OnLeftOut = warn_left_out,
+) -> TemplateSource:
     """The template of a file or folder. Raises: RequestError: there is none."""
-    files = {path: text.encode() for path, text in read_files(place).items()}
+    files = {path: text.encode() for path, text in read_files(place, on_left_out).items()}
     name = place.resolve().stem if place.is_file() else place.resolve().name
     return TemplateSource(
         name=name or BUILTINS.removeprefix("$"),

@@ -17,6 +17,7 @@ from pytw.api.answers import plain
 from pytw.api.capabilities import capability_warnings
 from pytw.api.eventnames import event_name
 from pytw.commands.local import GUILD_ID, local_worker, read_template
+from pytw.commands.sources import entry_name
 from pytw.errors import PytwError, RequestError
 from pytw.eventnames import EVERY_EVENT
 from pytw.fauxpas.mockdiscord.ids import general_channel
@@ -63,7 +64,8 @@ def _decoded(packed: bytes) -> Any:
 
 
 def _json(value: Any, *, indent: bool = False) -> str:
-    options = orjson.OPT_NON_STR_KEYS | (orjson.OPT_INDENT_2 if indent else 0)
+    # A table of Luau has no order: sorted, two runs can be compared.
+    options = orjson.OPT_NON_STR_KEYS | orjson.OPT_SORT_KEYS | (orjson.OPT_INDENT_2 if indent else 0)
     return orjson.dumps(value, default=plain, option=options).decode()
 
 
@@ -137,7 +139,9 @@ def _report(result: DispatchResult, events: list[str], event: str, trace: Trace)
 )
 @click.option("--author", help="The user id that the event is said to come from.")
 @click.option("--guild", type=click.IntRange(1, (1 << 63) - 1), default=GUILD_ID, show_default=True, help="The guild.")
-@click.option("--entry", default=ENTRY, show_default=True, help="The module that starts the template.")
+@click.option(
+    "--entry", default=ENTRY, callback=entry_name, show_default=True, help="The module that starts the template."
+)
 @click.option("--cap", "caps", multiple=True, help="A capability that it may use. [default: all]")
 @click.option(
     "--timeout", "timeout_s", type=click.FloatRange(0.01, 900), default=60.0, show_default=True, help="Seconds to wait."

@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 import click
 
 from pytw.commands.control import control, controlled, quoted, tenant_path
-from pytw.errors import RequestError
-from pytw.types import ENTRY, LUAU_SUFFIXES, RC_FILE
+from pytw.commands.sources import entry_name, read_files
+from pytw.types import LUAU_SUFFIXES
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -54,32 +54,6 @@ def _directory(ctx: click.Context, param: click.Parameter, place: Path) -> Path:
     return place
 
 
-def read_files(place: Path) -> dict[str, str]:
-    """The Luau files under *place*, by their path inside it; one file alone becomes the entry.
-
-    Raises: RequestError where there is nothing to deploy.
-    """
-    if place.is_file():
-        return {ENTRY + (place.suffix or LUAU_SUFFIXES[0]): _text(place)}
-    files = {
-        str(path.relative_to(place)): _text(path)
-        for path in sorted(place.rglob("*"))
-        if (path.suffix in LUAU_SUFFIXES or path.name == RC_FILE)
-        and path.is_file()
-        and not any(part.startswith(".") for part in path.relative_to(place).parts if part != RC_FILE)
-    }
-    if not any(path.endswith(LUAU_SUFFIXES) for path in files):
-        raise RequestError(f"{place}: no {' or '.join(LUAU_SUFFIXES)} files", hint="a template starts at init.luau")
-    return files
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text("utf-8")
-    except UnicodeDecodeError:
-        raise RequestError(f"{path}: not UTF-8 text") from None
-
-
 def _tell(answer: Any, text: str, *, as_json: bool) -> None:
     click.echo(json.dumps(answer, ensure_ascii=False, indent=2) if as_json else text)
 
@@ -89,7 +63,7 @@ def _tell(answer: Any, text: str, *, as_json: bool) -> None:
 @click.argument(
     "directory", type=click.Path(exists=True, path_type=Path), default=".", metavar="[DIR]", callback=_directory
 )
-@click.option("--entry", help="The module that starts it. [default: init]")
+@click.option("--entry", callback=entry_name, help="The module that starts it. [default: init]")
 @click.option(
     "--event", "events", multiple=True, help="An event to listen for. [default: the keys that the entry returns]"
 )

@@ -6,6 +6,7 @@ import json
 import sys
 
 import pytest
+from click import ClickException
 from click.testing import CliRunner
 
 from pytw.commands.run import run as command
@@ -82,12 +83,13 @@ def test_data_from_standard_input(template):
     ("args", "said"),
     [
         (["--data", "nowhere.json"], "nowhere.json: No such file"),
-        (["--event", "MESAGE"], "there is no event 'MESAGE'"),
+        (["--event", "MESAGE"], "there is no event 'MESAGE' (did you mean MESSAGE"),
+        (["--entry", ""], "the entry is a file's path"),
     ],
 )
 def test_bad_input_is_refused_with_words(template, args, said):
     done = run(template("return function() end"), *args)
-    assert isinstance(done.exception, PytwError) and said in str(done.exception)
+    assert isinstance(done.exception, PytwError | ClickException) and said in str(done.exception)
 
 
 def test_data_that_is_no_json_is_refused(template):
@@ -124,3 +126,11 @@ def test_a_misspelt_capability_is_told_beside_the_result(template):
     done = run(template("return function() return 1 end"), "--cap", "kv.set", "--cap", "kv:*", "--json")
     assert done.stderr.startswith("warning: no call asks for the capability 'kv.set'; there are kv:*, ")
     assert done.stderr.count("warning: ") == 1 and json.loads(done.stdout)["outcome"] == "ok"
+
+
+def test_results_have_sorted_keys_and_a_byte_order_mark_is_no_syntax_error(template):
+    keys = "".join(f"{key} = 1, " for key in "zqbxakm")
+    done = run(template(f"\ufeffreturn function() return {{ {keys} }} end"))
+    assert done.return_value == 0, done.output
+    found = [line.strip()[1] for line in done.output.splitlines() if line.startswith('  "')]
+    assert found == sorted("zqbxakm")
