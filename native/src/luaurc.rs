@@ -16,18 +16,18 @@ const ONLY_LITERALS: &str = "a Luau config must be one literal table, `return { 
 /// What each alias stands for, by its name in lower case.
 pub type Aliases = FxHashMap<Box<str>, Box<str>>;
 
-/// The aliases of a config, or `LINE: CAUSE`.
+/// The aliases of a config, or `LINE: CAUSE`; what is wrong in JSON begins with that word.
 pub fn parse(text: &[u8]) -> Result<Aliases, String> {
     if text.len() > CONFIG_BYTES_MAX {
         return Err(format!("1: the file is longer than {CONFIG_BYTES_MAX} bytes"));
     }
     let text = std::str::from_utf8(text).map_err(|_| "1: the file is not UTF-8")?;
-    let mut config = Reader { text, at: 0, aliases: Aliases::default() };
+    let mut config = Reader { text, at: 0, is_json: false, aliases: Aliases::default() };
     match config.file() {
         Ok(()) => Ok(config.aliases),
         Err(cause) => {
             let line = 1 + text[..config.at].matches('\n').count();
-            Err(format!("{line}: {cause}"))
+            Err(format!("{line}: {}{cause}", if config.is_json { "JSON: " } else { "" }))
         }
     }
 }
@@ -55,6 +55,8 @@ impl Place {
 struct Reader<'a> {
     text: &'a str,
     at: usize,
+    /// What stands in the file so far can only be meant as JSON.
+    is_json: bool,
     aliases: Aliases,
 }
 
@@ -66,9 +68,11 @@ impl<'a> Reader<'a> {
         if self.word() == "return" {
             self.at += "return".len();
             self.skip()?;
+        } else {
+            self.is_json = self.rest().starts_with(['{', '[', '"']);
         }
         if !self.rest().starts_with('{') {
-            return Err(ONLY_LITERALS.into());
+            return Err(if self.is_json { "'{' is expected" } else { ONLY_LITERALS }.into());
         }
         self.table(Place::Top, 0)?;
         self.take(';')?;
@@ -193,7 +197,7 @@ impl<'a> Reader<'a> {
         let word = self.word();
         let is_literal = matches!(word, "true" | "false" | "null" | "nil") || word.parse::<f64>().is_ok();
         if !is_literal {
-            return Err(format!("a value is expected; {ONLY_LITERALS}"));
+            return Err(if self.is_json { "a value is expected".into() } else { format!("a value is expected; {ONLY_LITERALS}") });
         }
         self.at += word.len();
         self.skip()?;
@@ -266,11 +270,14 @@ mod tests {
     #[test]
     fn errors_name_the_line() {
         for (text, cause) in [
-            ("{\n\"a\": 1\n\"b\": 2}", "3: ',' or '}' is expected"),
-            ("{\"aliases\": {\"a\": 1}}", "1: the value of the alias \"a\" must be a string"),
-            ("{\n\"a", "2: the string does not end"),
-            ("{", "1: a value is expected"),
-            ("{} {}", "1: nothing may follow"),
+            ("{\n\"a\": 1\n\"b\": 2}", "3: JSON: ',' or '}' is expected"),
+            ("{\"aliases\": {\"a\": 1}}", "1: JSON: the value of the alias \"a\" must be a string"),
+            ("{\n\"a", "2: JSON: the string does not end"),
+            ("{", "1: JSON: a value is expected"),
+            ("// c\n{\"aliases\": {\"a\": }}", "2: JSON: a value is expected"),
+            ("\n[1]", "2: JSON: '{' is expected"),
+            ("return {\na = f()}", "2: a value is expected; a Luau config"),
+            ("{} {}", "1: JSON: nothing may follow"),
         ] {
             let got = read(text).unwrap_err();
             assert!(got.starts_with(cause), "{text}: {got}");

@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 
+use crate::api;
 use crate::luaurc::Aliases;
 use crate::vfs::{File, Vfs, module_of, parent};
 
@@ -15,7 +16,12 @@ pub const DEPTH_MAX: usize = 32;
 const ALIASES_MAX: usize = 8;
 const STEPS_MAX: usize = 512;
 
+/// Files that are named instead of an entry that is missing.
+const NEAR_MAX: usize = 3;
 const NO_MODULE: &str = "no module present at resolved path";
+
+/// What the names of the engine's own modules begin with, which are no files.
+const ENGINE_ALIAS: &str = "antiraid";
 
 /// The file that a path means, or why it means nothing.
 pub type Found<'v> = Result<&'v File, String>;
@@ -25,7 +31,11 @@ pub fn entry<'v>(vfs: &'v Vfs, entry: &str) -> Found<'v> {
     match at(vfs, module_of(&format!("{entry}.luau"))) {
         At::One(file) => Ok(file),
         At::Many(paths) => Err(format!("the template's entry \"{entry}\" is ambiguous: {paths}")),
-        At::Folder | At::Nothing => Err(format!("the template's entry \"{entry}\" {NO_MODULE}")),
+        At::Folder | At::Nothing => {
+            let near: Vec<_> = vfs.root_files().take(NEAR_MAX).collect();
+            let near = if near.is_empty() { "no Luau file in its root".into() } else { near.join(", ") };
+            Err(format!("the template's entry \"{entry}\" is missing: there is no {entry}.luau here; there is {near}"))
+        }
     }
 }
 
@@ -97,6 +107,10 @@ impl<'v> Walk<'v> {
             match self.definition(&name, Some(parent(module)))? {
                 Some((folder, aliases)) => self.enter_alias(name, folder, aliases)?,
                 None if name == "self" => self.set(module),
+                None if name == ENGINE_ALIAS && path.contains('/') => {
+                    let known: Vec<_> = api::registered().collect();
+                    return Err(format!("@{name} is not a valid alias; modules of the engine: {}", known.join(", ")));
+                }
                 None => return Err(format!("@{name} is not a valid alias")),
             }
             return self.through(rest);
@@ -248,7 +262,10 @@ mod tests {
         for (name, file) in [("init", "init.lua"), ("lib", "lib/init.luau"), ("lib/init", "lib/init.luau"), ("lib/main", "lib/main.luau")] {
             assert_eq!(path(entry(&vfs, name)), Ok(file));
         }
-        assert!(entry(&vfs, "other").is_err());
+        assert!(path(entry(&vfs, "other")).is_err_and(|text| text.ends_with("there is no other.luau here; there is init.lua")));
+        let vfs = files(&[("a.luau", ""), ("b.lua", ""), ("c.luau", ""), ("d.luau", ""), (".luaurc", ""), ("a/x.luau", "")]);
+        assert!(path(entry(&vfs, "init")).is_err_and(|text| text.ends_with("there is a.luau, b.lua, c.luau")));
+        assert!(path(entry(&files(&[]), "init")).is_err_and(|text| text.ends_with("there is no Luau file in its root")));
     }
 
     /// Pieces that mean something, in every order that a generator of numbers comes to.

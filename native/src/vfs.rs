@@ -239,6 +239,13 @@ impl Vfs {
         self.layers.iter().find_map(|layer| layer.get(path))
     }
 
+    /// The Luau files in the root of the topmost layer, in order.
+    pub fn root_files(&self) -> impl Iterator<Item = &str> {
+        let files = self.layers.first().map_or(&[][..], |layer| &layer.files);
+        let is_luau = |path: &str| SUFFIXES.iter().any(|suffix| path.ends_with(suffix));
+        files.iter().map(|file| &*file.path).filter(move |path| !path.contains('/') && is_luau(path))
+    }
+
     /// What lies at a module path. The root is always there.
     pub fn place(&self, module: &str) -> Place<'_> {
         let mut place = Place { files: [None; CHOICES], exists: module.is_empty() };

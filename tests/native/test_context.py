@@ -57,6 +57,21 @@ def test_an_entry_returns_a_table_or_a_function(driver, entry):
     assert "a template returns a table of handlers or one function" in driver.done(driver.event()).error
 
 
+@pytest.mark.parametrize(
+    ("entry", "cause"),
+    [
+        ("", ": the file returns nothing"),
+        ("return nil", ": the file returns nothing"),
+        ("return true", ", not a boolean"),
+    ],
+)
+def test_an_entry_without_a_result_is_told_so(driver, entry, cause):
+    driver.load(("a", entry))
+    for _ in range(2):
+        error = driver.done(driver.event()).error
+        assert error.splitlines()[0] == f"/init.luau: a template returns a table of handlers or one function{cause}"
+
+
 def test_first_events_wait_for_one_load(driver):
     """Several events that arrive while the entry loads are all handled by what it returns."""
     driver.load(("a", "loads = (loads or 0) + 1 task.wait(0.1) local n = loads return function() return n end"))
@@ -109,9 +124,27 @@ def test_who_waits_for_a_module_whose_load_was_ended_is_told_at_once(make):
     assert done.outcome is Outcome.SCRIPT_ERROR and "/slow.luau did not load" in done.error
 
 
+@pytest.mark.parametrize(
+    ("entry", "cause"),
+    [
+        ("return {}", "the table is empty"),
+        ("return { MESSAGE = 5 }", "MESSAGE is a number, not a function"),
+        ("return { [1] = function() end }", "an event's name must be a string, not [1]"),
+        (
+            "return { A = function() end, [function() end] = function() end }",
+            "an event's name must be a string, not [function]",
+        ),
+    ],
+)
+def test_a_check_tells_what_is_wrong_with_the_table(driver, entry, cause):
+    failed = driver.wait(driver.check(entry))
+    assert failed.detail == f"the entry must return a function, or a table of event name -> function: {cause}"
+
+
 def test_a_missing_or_broken_entry_is_named(driver):
     set_templates(driver, ("a", {"other.luau": "return 1"}, []))
-    assert 'the template\'s entry "init" no module present' in driver.done(driver.event()).error
+    error = driver.done(driver.event()).error
+    assert 'the template\'s entry "init" is missing: there is no init.luau here; there is other.luau' in error
     set_templates(driver, ("a", {"init.luau": "local x = 1\nlocal = 2"}, []))
     assert driver.done(driver.event()).error.startswith("/init.luau:2: Expected identifier")
 

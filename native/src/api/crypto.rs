@@ -51,7 +51,9 @@ fn seal(content: &[u8], text: &[u8]) -> Result<Vec<u8>, Fault> {
 
 fn open(salt: &[u8], nonce: &[u8], ciphertext: &[u8], text: &[u8]) -> Result<Vec<u8>, Fault> {
     let nonce = Nonce::try_from(nonce).map_err(|_| format!("the nonce must be {NONCE_BYTES} bytes long, it has {}", nonce.len()))?;
-    cipher(text, salt)?.decrypt(&nonce, ciphertext).map_err(|e| Fault::from(format!("Failed to decrypt: {e}")))
+    let opened = cipher(text, salt)?.decrypt(&nonce, ciphertext);
+    // The library tells no cause: the tag does not match.
+    opened.map_err(|_| Fault::from("Failed to decrypt: the key is wrong or the data was changed"))
 }
 
 pub fn encrypt(call: &Call) -> Done {

@@ -60,6 +60,11 @@ impl Luau {
 static LIBRARIES: &[&Library] =
     &[&channel::LIBRARY, &datamgmt::LIBRARY, &datetime::LIBRARY, &interop::LIBRARY, &json::LIBRARY, &luau::LIBRARY, &typesext::LIBRARY];
 
+/// The names of all libraries.
+pub fn registered() -> impl Iterator<Item = &'static str> {
+    LIBRARIES.iter().filter_map(|library| library.name.to_str().ok())
+}
+
 /// Whether there is a library of a name.
 pub fn is_registered(name: &str) -> bool {
     LIBRARIES.iter().any(|library| library.name.to_bytes() == name.as_bytes())
