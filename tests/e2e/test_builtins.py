@@ -22,6 +22,13 @@ def notices(server: Server) -> list[dict[str, Any]]:
     return found
 
 
+def wait_notices(server: Server) -> list[dict[str, Any]]:
+    give_up_at = time.monotonic() + NOTICE_S_MAX
+    while not (told := notices(server)) and time.monotonic() < give_up_at:
+        time.sleep(POLL_S)
+    return told
+
+
 def wait_log(server: Server, text: str) -> None:
     give_up_at = time.monotonic() + NOTICE_S_MAX
     while text not in server.log:
@@ -50,14 +57,26 @@ def test_tree_that_breaks_later_is_told_by_healthz_and_mended_by_the_next_start(
         assert notices(server) == []
         (tmp_path / "init.luau").write_text(BROKEN)
         os.kill(server.workers()[0], signal.SIGKILL)
-        give_up_at = time.monotonic() + NOTICE_S_MAX
-        while not (told := notices(server)) and time.monotonic() < give_up_at:
-            time.sleep(POLL_S)
+        told = wait_notices(server)
         assert [notice["tenant"] for notice in told] == [None]
         assert told[0]["text"].startswith("worker 0 does not start: the built-in templates do not run: ")
         (tmp_path / "init.luau").write_text(FINE)
         server.wait_ready()
         assert "killing it" not in server.log
+
+
+def test_tree_that_is_gone_later_is_told_by_healthz(tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    (tree / "init.luau").write_text(FINE)
+    pool = ("--worker-type", "processpool", "--process-workers", "1")
+    with serving(*pool, "--builtins-dir", str(tree)) as server:
+        tree.rename(tmp_path / "away")
+        os.kill(server.workers()[0], signal.SIGKILL)
+        (told,) = wait_notices(server)
+        assert told["text"].startswith("worker 0 does not start: ")
+        (tmp_path / "away").rename(tree)
+        server.wait_ready()
 
 
 def test_the_banner_names_loop_mode_and_an_empty_tree(tmp_path: Path) -> None:
