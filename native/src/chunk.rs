@@ -103,6 +103,7 @@ pub unsafe fn load(state: *mut lua_State, name: &CStr, code: &[u8], env: c_int) 
         // Bytecode of our compiler fails to load for want of memory only, which Luau catches and makes a text of.
         if let (Some(vm), false) = (scheduler::current(), loaded) {
             vm.dead.set(true);
+            vm.accuse(state);
         }
         loaded
     }

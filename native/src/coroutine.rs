@@ -65,7 +65,7 @@ unsafe fn take_results(state: *mut lua_State, co: *mut lua_State, status: c_int)
             }
             _ => {
                 // Out of memory in there is out of memory here, whoever takes the error.
-                vm().note_status(status);
+                vm().note_end(co, status);
                 ffi::lua_rawcheckstack(state, 4);
                 ffi::lua_xmove(co, state, 1);
                 Resumed::Error

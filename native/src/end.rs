@@ -3,12 +3,14 @@
 //! SAFETY, for the whole file: as in `vm.rs`.
 
 use std::ptr;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use mlua::ffi::{self, lua_State};
 
 use crate::limits::{self, cut};
+use crate::program::Template;
 use crate::request::{self, Answer, Arrival, CANCELLED, End, LIMIT_EXCEEDED, TIMEOUT, Weight};
 use crate::thread::{Task, set_ended};
 use crate::vm::Vm;
@@ -91,6 +93,38 @@ impl Vm {
         }
     }
 
+    /// Notes whose thread has exceeded a limit that others end with as well, unless another one has before.
+    pub unsafe fn accuse(&self, co: *mut lua_State) {
+        // SAFETY: by the caller, a thread of this VM.
+        if let Some(origin) = unsafe { self.origin(co) } {
+            self.culprit.borrow_mut().get_or_insert_with(|| origin.held.template.clone());
+        }
+    }
+
+    /// What the tenant's CPU time was used for before says nothing about what follows. A VM that is full stays so.
+    pub fn acquit(&self) {
+        if !self.dead.get() {
+            self.culprit.take();
+        }
+    }
+
+    /// The end of a template's part, with the name of another template that is to blame for it.
+    fn attributed(&self, end: End, template: &Arc<Template>) -> End {
+        let culprit = self.culprit.borrow();
+        let Some(other) = culprit.as_ref().filter(|culprit| !Arc::ptr_eq(culprit, template)) else {
+            return end;
+        };
+        match end {
+            End::Limit(limits::MEMORY, text) if text == limits::MEMORY_TEXT => {
+                End::Limit(limits::MEMORY, format!("ended with the VM: template '{}' exceeded the memory limit", other.name))
+            }
+            End::Limit(limits::CPU, text) if text == limits::CPU_TEXT => {
+                End::Limit(limits::CPU, format!("{text}: the tenant's CPU time ended while template '{}' ran", other.name))
+            }
+            end => end,
+        }
+    }
+
     pub fn end_part(&self, id: u64, part: usize, end: End) {
         let bytes_max = self.limits.error_bytes_max;
         let mut requests = self.requests.borrow_mut();
@@ -103,7 +137,7 @@ impl Vm {
         if part.end.is_some() {
             return;
         }
-        part.end = Some(match end {
+        part.end = Some(match self.attributed(end, &part.template) {
             End::Error(text) => End::Error(cut(text, bytes_max)),
             End::Limit(name, text) => End::Limit(name, cut(text, bytes_max)),
             end => end,
@@ -211,6 +245,7 @@ impl Vm {
         for task in tasks {
             match task {
                 Task::Start(_) => self.refuse(vec![task], LIMIT_EXCEEDED, Some(limits::CPU)),
+                Task::Begin { request, part } => self.end_part(request, part, End::Limit(limits::CPU, limits::CPU_TEXT.into())),
                 Task::Continue(run) => self.drop_run(run, Some(limits::CPU_TEXT)),
                 Task::Deferred { thread, wait, .. } => self.drop_deferred(thread, wait),
                 wake => kept.push_back(wake),
@@ -219,6 +254,7 @@ impl Vm {
         // Dropped runs may have woken others meanwhile.
         kept.append(&mut self.ready.borrow_mut());
         self.ready.replace(kept);
+        self.acquit();
     }
 
     /// Before the VM goes away: ends every request that has started with `end`, or with a failure if there is none.
@@ -228,7 +264,7 @@ impl Vm {
             let answer = match end {
                 Some(end) => {
                     for part in request.parts.iter_mut().filter(|part| part.end.is_none()) {
-                        part.end = Some(end());
+                        part.end = Some(self.attributed(end(), &part.template));
                     }
                     request.answer()
                 }

@@ -127,7 +127,10 @@ pub unsafe extern "C-unwind" fn on_protected_error(state: *mut lua_State) {
     if let Some(vm) = scheduler::current() {
         // SAFETY: the running state of this VM.
         let reached = unsafe { (*record_of(state)).limit_reached };
-        vm.dead.set(vm.dead.get() || reached);
+        if reached && !vm.dead.replace(true) {
+            // SAFETY: as above.
+            unsafe { vm.accuse(state) };
+        }
     }
 }
 
@@ -188,6 +191,10 @@ impl Vm {
         unsafe { ffi::lua_gc(state, ffi::LUA_GCCOLLECT, 0) };
         self.dead.set(self.used_bytes() > self.full_bytes());
         self.crowded.set(self.dead.get());
+        if self.dead.get() {
+            // SAFETY: as above.
+            unsafe { self.accuse(state) };
+        }
     }
 
     /// A collection runs no script code, but may need memory to shrink its own tables.

@@ -57,7 +57,10 @@ unsafe fn stop(state: *mut lua_State, vm: &Vm) {
     // SAFETY: by the caller; the raised errors meet no value that would have to be dropped.
     unsafe {
         let cpu = vm.slice_cpu();
-        vm.kill.set(vm.kill.get() || vm.overdrawn(cpu));
+        if !vm.kill.get() && vm.overdrawn(cpu) {
+            vm.kill.set(true);
+            vm.accuse(state);
+        }
         if vm.unbreakable.get() == 0 && ffi::lua_isyieldable(state) != 0 {
             vm.breaking.borrow_mut().push(state);
             ffi::lua_break(state);
@@ -67,9 +70,11 @@ unsafe fn stop(state: *mut lua_State, vm: &Vm) {
         } else if cpu > vm.limits.unbreakable || vm.slice_began.get().elapsed() > vm.limits.unbreakable * WALL_FACTOR {
             // Others wait and this cannot stop: it gets errors until a place that can be left is reached.
             vm.breach.set(Some(limits::UNBREAKABLE));
+            vm.overran.set(true);
             let max = vm.limits.unbreakable.as_millis() as c_int;
-            ffi::luaL_error(state, c"a metamethod or callback ran too long: %d ms are allowed (limit: unbreakable)".as_ptr(), max);
+            ffi::luaL_error(state, c"a metamethod, callback or pattern ran too long: %d ms are allowed (limit: unbreakable)".as_ptr(), max);
         } else {
+            vm.overran.set(true);
             vm.shared.lower();
             vm.shared.rearm();
         }

@@ -24,8 +24,7 @@ impl Vm {
     pub fn start(&self, arrival: Box<Arrival>) {
         let id = arrival.id;
         self.set_running(id);
-        let (event, deadline) = (arrival.event.clone(), arrival.deadline);
-        let source = if let What::Script(source) = &arrival.what { Some(source.clone()) } else { None };
+        let deadline = arrival.deadline;
         let mut request = Request::new(arrival);
         let parts = request.parts.len();
         if deadline <= Instant::now() {
@@ -39,10 +38,23 @@ impl Vm {
         }
         self.requests.borrow_mut().insert(id, request);
         for part in 0..parts {
-            let template = self.requests.borrow().get(&id).map(|request| request.parts[part].template.clone());
-            if let Some(template) = template {
-                self.start_part(id, part, &template, &event, source.as_deref());
+            if self.overran.get() {
+                self.ready.borrow_mut().push_back(Task::Begin { request: id, part });
+            } else {
+                self.begin(id, part);
             }
+        }
+    }
+
+    /// Starts a part that has no end yet.
+    pub fn begin(&self, id: u64, part: usize) {
+        let found = self.requests.borrow().get(&id).and_then(|request| {
+            let found = request.parts.get(part).filter(|part| part.end.is_none())?;
+            let source = if let What::Script(source) = &request.arrival.what { Some(source.clone()) } else { None };
+            Some((found.template.clone(), request.arrival.event.clone(), source))
+        });
+        if let Some((template, event, source)) = found {
+            self.start_part(id, part, &template, &event, source.as_deref());
         }
     }
 
@@ -140,7 +152,7 @@ impl Vm {
                 // Nobody takes values that a thread yields to the scheduler.
                 ffi::lua_settop(co, 0);
             } else {
-                self.note_status(status);
+                self.note_end(co, status);
                 self.finish(co, status);
             }
             run.root.release(self.main);

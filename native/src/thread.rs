@@ -175,6 +175,11 @@ pub enum Value {
 
 pub enum Task {
     Start(Box<Arrival>),
+    /// A part of a request that has started, which another part has kept from its turn.
+    Begin {
+        request: u64,
+        part: usize,
+    },
     /// A wait is over.
     Wake {
         thread: ThreadRef,

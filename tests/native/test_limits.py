@@ -147,7 +147,54 @@ def test_a_cap_that_was_caught_is_no_limit_of_the_event(make: Make) -> None:
     assert (done.outcome, done.limit) == (Outcome.SCRIPT_ERROR, None)
 
 
+FOREVER = "while true do end"
+SORTING = """
+    local t = {} for i = 1, 1000 do t[i] = i * 7919 % 1000 end
+    table.sort(t, function(a, b) return a < b end) return t[1]"""
+
+
+@pytest.mark.parametrize(
+    "stretch",
+    [
+        f"table.sort({{3, 1, 2}}, function() {FOREVER} end)",
+        "string.find(string.rep('a', 40), string.rep('a?', 40) .. string.rep('a', 40) .. 'b')",
+    ],
+)
+def test_a_stretch_costs_its_own_template_only(make: Make, stretch: str) -> None:
+    """Those that start after it, in the same event, begin with a slice of their own."""
+    d = make(cpu_bucket_ms=60_000)
+    bodies = [("before", "task.wait(0.1) return 1"), ("bad", stretch), ("after", "return 2"), ("sorts", SORTING)]
+    d.load(*((name, f"return function() {body} end") for name, body in bodies))
+    for _ in range(2):
+        before, bad, after, sorts = d.done(d.event()).parts
+        assert (bad.outcome, bad.limit) == (Outcome.LIMIT_EXCEEDED, "unbreakable")
+        assert bad.error and "a metamethod, callback or pattern ran too long" in bad.error
+        assert [before.value, after.value, sorts.value] == [1, 2, 0]
+
+
+def test_others_are_told_whose_template_used_the_cpu_time(make: Make) -> None:
+    d = make(cpu_bucket_ms=30)
+    sort = f"return function() table.sort({{3, 1, 2}}, function() {FOREVER} end) end"
+    d.load(("bad", sort), ("after", "return function() return 1 end"))
+    bad, after = d.done(d.event()).parts
+    assert (bad.limit, bad.error) == ("cpu", "CPU limit exceeded")
+    assert after.limit == "cpu" and after.error is not None
+    assert after.error == "CPU limit exceeded: the tenant's CPU time ended while template 'bad' ran"
+
+
 # ---- memory ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "filling", ["local t = {} for i = 1, 1e9 do t[i] = {i} end", "string.rep('x', 1e8)", "pcall(string.rep, 'x', 1e8)"]
+)
+def test_others_are_told_whose_template_filled_the_vm(make: Make, filling: str) -> None:
+    d = make()
+    d.load(("waits", "return function() task.wait(10) end"), ("bad", f"return function() {filling} task.wait(10) end"))
+    waits, bad = d.done(d.event()).parts
+    assert waits.error == "ended with the VM: template 'bad' exceeded the memory limit"
+    assert bad.error == "memory limit exceeded; the VM was replaced"
+    assert (waits.outcome, waits.limit) == (bad.outcome, bad.limit) == (Outcome.LIMIT_EXCEEDED, "memory")
 
 
 def test_out_of_memory_replaces_the_vm(make: Make) -> None:
