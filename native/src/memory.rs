@@ -8,6 +8,7 @@ use std::ptr;
 use mlua::ffi::{self, lua_State};
 
 use crate::call::Fault;
+use crate::thread::Task;
 use crate::vm::Vm;
 use crate::{limits, sandbox, scheduler, shared};
 
@@ -173,6 +174,23 @@ impl Vm {
             self.collect(ffi::LUA_GCCOLLECT, 0);
             self.crowded.set(false);
             self.dead.set(self.dead.get() || self.used_bytes() > self.full_bytes());
+            if self.dead.get() {
+                self.accuse_last();
+            }
+        }
+    }
+
+    /// A VM that is found full between two slices was filled by what the end of the slice has stopped.
+    fn accuse_last(&self) {
+        let co = match self.ready.borrow().back() {
+            Some(Task::Continue(run)) => run.root.state,
+            _ => return,
+        };
+        // SAFETY: the run keeps the thread.
+        unsafe {
+            if self.origin(co).is_some_and(|origin| origin.request == self.running.get()) {
+                self.accuse(co);
+            }
         }
     }
 
