@@ -175,7 +175,7 @@ impl Tenant {
             if let Some(vm) = &slot.vm {
                 sooner(vm.timers.borrow().peek().map(|t| t.at));
                 sooner(vm.deadline.get());
-                sooner(vm.opening.until().filter(|at| *at > now && !slot.arrived.is_empty()));
+                sooner(vm.opening.until().filter(|_| !slot.arrived.is_empty()));
                 sooner(Some(self.used + idle_evict).filter(|at| *at > now));
             }
         }

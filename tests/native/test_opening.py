@@ -57,6 +57,15 @@ def test_a_first_event_that_does_not_end_is_waited_for_so_long_only(make: Make) 
     assert done.outcome is Outcome.OK and done.wall_us >= 150_000
 
 
+def test_an_event_that_comes_while_the_first_one_waits_is_let_in_in_time(make: Make) -> None:
+    driver = make(opening_ms=200)
+    driver.load(("loop", SLOW))
+    driver.event(name="slow")
+    driver.until(lambda: driver.engine.stats()["slices"] > 0)
+    done = driver.done(driver.event(name="second"))
+    assert done.outcome is Outcome.OK and done.wall_us < 10_000_000
+
+
 def test_however_the_first_event_ends_the_others_go_on(make: Make) -> None:
     driver = make(opening_ms=60_000)
     driver.load(("loop", SLOW))
