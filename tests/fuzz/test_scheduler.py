@@ -14,6 +14,8 @@ class Thread:
     def __init__(self, number: int, body: list[Op]) -> None:
         self.number, self.body, self.at = number, body, 0
         self.state, self.wait = "new", 0
+        #: Known to the scheduler, and cancelled since: no wait of it ends any more.
+        self.scheduled = self.cancelled = False
 
 
 class Model:
@@ -28,7 +30,8 @@ class Model:
 
     def hold(self, thread: Thread) -> int:
         self.waits += 1
-        thread.wait = self.waits
+        thread.scheduled = True
+        thread.wait = 0 if thread.cancelled else self.waits
         return self.waits
 
     def resume(self, thread: Thread) -> bool:
@@ -53,7 +56,9 @@ class Model:
         return self.threads[number]
 
     def spawn(self, _: Thread, number: int, body: list[Op]) -> bool:
-        self.resume(self.make(number, body))
+        thread = self.make(number, body)
+        thread.scheduled = True
+        self.resume(thread)
         return True
 
     def create(self, _: Thread, number: int, body: list[Op]) -> bool:
@@ -86,7 +91,8 @@ class Model:
 
     def cancel(self, _: Thread, number: int) -> bool:
         if number in self.threads:
-            self.threads[number].wait = 0
+            thread = self.threads[number]
+            thread.wait, thread.cancelled = 0, thread.cancelled or thread.scheduled
         return True
 
     def fail(self, thread: Thread) -> bool:
