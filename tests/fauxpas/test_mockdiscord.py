@@ -142,6 +142,10 @@ async def test_closing_with_1000_ends_the_session():
         async with client(mock) as peer:
             ready = await peer.identify(mock.token)
             await peer.socket.close(code=1000)
+        # The close is answered before the mock's own end of the connection has run.
+        async with asyncio.timeout(5):
+            while mock.state()["sessions"]:
+                await asyncio.sleep(0)
         async with client(mock) as peer:
             await peer.send(6, {"token": mock.token, "session_id": ready["d"]["session_id"], "seq": 1})
             assert (await peer.until(op=9))["d"] is False
