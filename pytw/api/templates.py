@@ -15,15 +15,16 @@ import msgspec
 from aiohttp import web
 
 from pytw import luau
-from pytw.api.answers import answer, failure, snowflake
+from pytw.api.answers import answer, failure
 from pytw.api.auth import require_root
 from pytw.api.bodies import body_of
 from pytw.api.capabilities import capability_warnings
-from pytw.api.context import CONTEXT, ApiContext
+from pytw.api.context import CONTEXT
 from pytw.api.eventnames import event_warnings
+from pytw.api.running import TENANT, owner_of, when_running
 from pytw.errors import Unavailable
 from pytw.storage.templates import checked_files, checked_name
-from pytw.types import ENTRY, EVERY_CAPABILITY, LUAU_SUFFIXES, Id, OwnerType, TemplateSource
+from pytw.types import ENTRY, EVERY_CAPABILITY, LUAU_SUFFIXES, TemplateSource
 
 if TYPE_CHECKING:
     from pytw.storage.templates import Template
@@ -42,11 +43,10 @@ class PutTemplate(msgspec.Struct, forbid_unknown_fields=True):
 
 
 _decoder = msgspec.json.Decoder(PutTemplate)
-_OWNERS = {"guilds": OwnerType.GUILD, "users": OwnerType.USER}
 
 
 def routes() -> list[web.RouteDef]:
-    place = "/{owner:guilds|users}/{id}/templates"
+    place = TENANT + "/templates"
     return [
         web.get(place, list_),
         web.get(place + "/{name}", get),
@@ -59,20 +59,20 @@ def routes() -> list[web.RouteDef]:
 
 async def list_(request: web.Request) -> web.Response:
     await require_root(request)
-    found = await request.app[CONTEXT].templates.list(_owner(request))
+    found = await request.app[CONTEXT].templates.list(owner_of(request))
     return answer({"templates": [_shown(template) for template in found]})
 
 
 async def get(request: web.Request) -> web.Response:
     await require_root(request)
-    template = await request.app[CONTEXT].templates.get(_owner(request), _name(request))
+    template = await request.app[CONTEXT].templates.get(owner_of(request), _name(request))
     return answer({**_shown(template), "entry": template.entry, "files": template.files or {}})
 
 
 async def put(request: web.Request) -> web.Response:
     who = await require_root(request)
     context = request.app[CONTEXT]
-    owner, name = _owner(request), _name(request)
+    owner, name = owner_of(request), _name(request)
     asked = await body_of(request, _decoder)
     files = checked_files(asked.files, context.limits)
     if complaints := await _complaints(files):
@@ -109,14 +109,14 @@ async def put(request: web.Request) -> web.Response:
     told: dict[str, Any] = {"name": name, "version": version, "events": list(saved.listens), "paused": saved.paused}
     if warnings := [*event_warnings(saved.listens), *capability_warnings(caps)]:
         told["warnings"] = warnings
-    return await _running(context, owner, told)
+    return await when_running(context, owner, told)
 
 
 async def delete(request: web.Request) -> web.Response:
     await require_root(request)
-    context, owner, name = request.app[CONTEXT], _owner(request), _name(request)
+    context, owner, name = request.app[CONTEXT], owner_of(request), _name(request)
     await context.templates.remove(owner, name)
-    return await _running(context, owner, {"name": name, "removed": True})
+    return await when_running(context, owner, {"name": name, "removed": True})
 
 
 async def pause(request: web.Request) -> web.Response:
@@ -129,19 +129,9 @@ async def resume(request: web.Request) -> web.Response:
 
 async def _set_paused(request: web.Request, *, paused: bool) -> web.Response:
     await require_root(request)
-    context, owner, name = request.app[CONTEXT], _owner(request), _name(request)
+    context, owner, name = request.app[CONTEXT], owner_of(request), _name(request)
     await context.templates.set_paused(owner, name, paused)
-    return await _running(context, owner, {"name": name, "paused": paused})
-
-
-async def _running(context: ApiContext, owner: Id, body: dict[str, Any]) -> web.Response:
-    """Waits until the owning VM has the new state."""
-    try:
-        await context.workers.refresh_tenant(owner.key)
-    except Unavailable as error:
-        hint = f"saved; the worker of this tenant is away ({error.detail}) and reads it when it comes back"
-        return answer({**body, "running": False, "hint": hint}, status=202)
-    return answer({**body, "running": True})
+    return await when_running(context, owner, {"name": name, "paused": paused})
 
 
 async def _complaints(files: dict[str, str]) -> list[dict[str, Any]]:
@@ -152,11 +142,6 @@ async def _complaints(files: dict[str, str]) -> list[dict[str, Any]]:
             # Some milliseconds for a large file: events in between.
             await asyncio.sleep(0)
     return found
-
-
-def _owner(request: web.Request) -> Id:
-    owner = request.match_info["owner"]
-    return Id(_OWNERS[owner], snowflake(request.match_info["id"], f"the id of {owner}"))
 
 
 def _name(request: web.Request) -> str:
