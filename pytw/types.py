@@ -6,7 +6,8 @@ import enum
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol
+from urllib.parse import quote
 
 import msgpack
 
@@ -274,6 +275,25 @@ class GlobalRecord:
     def opaque(self) -> bool:
         return self.price is not None or not self.public_data
 
+    @property
+    def cursor(self) -> str:
+        """What a listing of this scope takes as ``after`` to go on behind this record."""
+        return f"{self.version}:{self.key}"
+
+    def purchase_url(self, frontend_url: str, tenant: int | None = None) -> str:
+        """Where it is bought, by *tenant* if one asks; *frontend_url* is the website, empty where there is none."""
+        place = f"{quote(self.scope, safe='')}/{quote(self.key, safe='')}/{self.version}"
+        owner = "" if tenant is None else "?{0.owner_type.value}={0.owner_id}".format(Id.of(tenant))
+        return f"{frontend_url.rstrip('/')}/global-kvs/{place}{owner}"
+
+
+@dataclass(frozen=True, slots=True)
+class GlobalPage:
+    """A part of a listing, by key and version. ``after`` is where the next one goes on, None behind the last."""
+
+    items: list[GlobalRecord]
+    after: str | None = None
+
 
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:
@@ -296,40 +316,6 @@ class Cursor:
     resume_url: str
     sequence: int
     done_above: list[int] = field(default_factory=list)
-
-
-@runtime_checkable
-class WorkerDb(Protocol):
-    """What a worker asks of the database; Mesophyll's client and the master's stores both satisfy it."""
-
-    async def gates(self, worker_id: int, workers: int) -> list[TenantGate]: ...
-    async def gate(self, tenant: int) -> TenantGate: ...
-    async def program(self, tenant: int) -> list[TemplateSource]: ...
-    async def tenant_state(self, tenant: int) -> TenantState: ...
-    async def set_tenant_state(self, tenant: int, state: TenantState) -> None: ...
-    async def kv_get(self, tenant: int, key: str, scopes: Sequence[str]) -> KvRecord | None: ...
-    async def kv_set(
-        self, tenant: int, key: str, scopes: Sequence[str], value: bytes, expires_at: datetime | None = None
-    ) -> None: ...
-    async def kv_delete(self, tenant: int, key: str, scopes: Sequence[str]) -> int: ...
-    async def kv_find(
-        self, tenant: int, pattern: str, scopes: Sequence[str], *, limit: int, after: str | None = None
-    ) -> list[KvRecord]: ...
-    async def kv_list_scopes(self, tenant: int) -> list[str]: ...
-    async def claim_expired(self, worker_id: int, workers: int, *, limit: int) -> list[tuple[int, KvRecord]]: ...
-    async def finish_expired(self, tenant: int, record_id: str, version: int) -> None: ...
-    async def global_find(
-        self, tenant: int, scope: str, pattern: str, *, limit: int, skip: int = 0
-    ) -> list[GlobalRecord]: ...
-    async def global_get(self, tenant: int, scope: str, key: str, version: int) -> GlobalRecord | None: ...
-    async def global_create(self, tenant: int, entry: GlobalEntry) -> None: ...
-    async def global_delete(self, tenant: int, scope: str, key: str, version: int) -> None: ...
-    async def object_list(self, tenant: int, prefix: str, *, limit: int) -> list[ObjectInfo]: ...
-    async def object_exists(self, tenant: int, key: str) -> bool: ...
-    async def object_get(self, tenant: int, key: str) -> bytes: ...
-    async def object_put(self, tenant: int, key: str, data: bytes) -> None: ...
-    async def object_delete(self, tenant: int, key: str) -> None: ...
-    async def object_url(self, tenant: int, key: str, expires_s: int) -> str: ...
 
 
 class CursorSink(Protocol):

@@ -24,9 +24,10 @@ from pytw.mesophyll.channel import Call
 from pytw.mesophyll.records import Kind
 from pytw.mesophyll.server import Link, MesophyllServer
 from pytw.mesophyll.services import Services
-from pytw.types import CreateEvent, Cursor, Outcome, TenantGate, WorkerDb
+from pytw.types import CreateEvent, Cursor, Outcome, TenantGate
 from pytw.worker.spec import DiscordSpec, WorkerSpec
 from pytw.worker.vms import RESULT
+from pytw.workerdb import WorkerDb
 
 log = logging.getLogger(__name__)
 

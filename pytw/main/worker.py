@@ -32,7 +32,7 @@ from pytw.main.shards import ShardSet
 from pytw.main.specs import common_spec
 from pytw.main.topology import shards_of
 from pytw.mesophyll.client import MesophyllClient
-from pytw.mesophyll.proxies import CursorClient, DbClient, ForwardClient, IdentifyClient
+from pytw.mesophyll.proxies import CursorClient, ForwardClient, IdentifyClient, db_client
 from pytw.mesophyll.records import Kind
 from pytw.worker.serve import WorkerServe
 from pytw.worker.spec import LOOP_MODE, WorkerSpec
@@ -125,7 +125,7 @@ class Process:
         self._cursors = CursorClient(client)
         self._rest = DiscordRest(spec.discord.api_base, spec.discord.token) if spec.discord else DiscordRest("", "")
         self._worker = Worker(
-            spec, DbClient(client), self._rest, on_blame=self._blame, blame_fd=blame_fd, engine=engine
+            spec, db_client(client), self._rest, on_blame=self._blame, blame_fd=blame_fd, engine=engine
         )
         self._serve = WorkerServe(self._worker, on_drain=self._stop_intake, drained=self._drained)
         client.serve(self._serve.handlers())

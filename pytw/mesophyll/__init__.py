@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pytw.mesophyll.channel import Call, Handler
 from pytw.mesophyll.client import MesophyllClient
 from pytw.mesophyll.peer import answering
-from pytw.mesophyll.proxies import CursorClient, DbClient, ForwardClient, IdentifyClient
+from pytw.mesophyll.proxies import CursorClient, ForwardClient, IdentifyClient, db_client
 from pytw.mesophyll.records import Kind, pack_event, unpack_event
 from pytw.mesophyll.tokens import new_token
 
@@ -32,7 +32,6 @@ def __getattr__(name: str) -> Any:
 __all__ = [
     "Call",
     "CursorClient",
-    "DbClient",
     "ForwardClient",
     "Handler",
     "IdentifyClient",
@@ -43,6 +42,7 @@ __all__ = [
     "MesophyllServer",
     "Services",
     "answering",
+    "db_client",
     "new_token",
     "pack_event",
     "unpack_event",

@@ -31,7 +31,7 @@ class Kind(enum.IntEnum):
     RESULT = 11  # both: the answer to a request; body as the request says
     FAILED = 12  # both: [code, detail, hint | nil]: the request failed (errors.from_wire)
     CANCEL = 13  # both; nil: the sender gave up its request; answered by nothing of its own
-    DB = 14  # W>M [operation, args...] of types.WorkerDb; answered by RESULT
+    DB = 14  # W>M [operation, args...] of workerdb.WorkerDb; answered by RESULT
     QUARANTINE = 15  # M>W [until, unix seconds; 0 lifts it]
     # Nobody sends or serves these four yet: workers write their log to the stderr they inherit, and count in HEARTBEAT.
     PUBLISH = 16  # both [topic, payload]: to every other worker that subscribed

@@ -26,7 +26,8 @@ from pytw.mesophyll.records import Kind, unpack_event
 from pytw.mesophyll.server import Link, LinkHandler
 from pytw.mesophyll.turns import Turns
 from pytw.routing import worker_of
-from pytw.types import CursorSink, Forwarder, IdentifySlots, WorkerDb
+from pytw.types import CursorSink, Forwarder, IdentifySlots
+from pytw.workerdb import WorkerDb
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode_number = msgspec.msgpack.Decoder(tuple[int]).decode
@@ -103,9 +104,7 @@ class Services:
         turns.submit(call.tenant, start)
 
     async def _operate(self, tenant: int, ask: Ask) -> bytes:
-        method = getattr(self._db, ask.operation.name)
-        args = (tenant, *ask.args) if ask.operation.of_tenant else ask.args
-        return pack_result(await method(*args, **ask.kwargs))
+        return pack_result(await ask.operation.run(self._db, tenant, ask.args))
 
     def _on_cursor(self, link: Link, call: Call) -> None:
         if call.request:

@@ -18,14 +18,15 @@ from pytw.storage.pool import Database
 from pytw.storage.templates import TemplateStore
 from pytw.storage.tenants import TenantStore
 from pytw.storage.users import UserStore
-from pytw.types import GlobalEntry, GlobalRecord, Id, ObjectInfo, WorkerDb
+from pytw.types import GlobalEntry, GlobalRecord, Id, ObjectInfo
+from pytw.workerdb import WorkerDb
 
 if TYPE_CHECKING:
     from pytw.storage.objects import ObjectStore
 
 
 class Stores:
-    """Satisfies `types.WorkerDb`: its operations are the stores' own methods under the protocol's names."""
+    """Satisfies `workerdb.WorkerDb`: its operations are the stores' own methods under the protocol's names."""
 
     def __init__(self, db: Database, limits: Limits | None = None, objects: ObjectStore | None = None) -> None:
         """

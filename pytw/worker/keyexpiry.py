@@ -16,10 +16,11 @@ import msgspec
 
 from pytw.errors import PytwError
 from pytw.eventnames import KEY_EXPIRY
-from pytw.types import CreateEvent, KvRecord, Outcome, WorkerDb
+from pytw.types import CreateEvent, KvRecord, Outcome
 from pytw.worker.background import Background
 from pytw.worker.filter import WorkerFilter
 from pytw.worker.state import WorkerState
+from pytw.workerdb import WorkerDb
 
 log = logging.getLogger(__name__)
 

@@ -9,11 +9,11 @@ from collections.abc import Callable
 
 from pytw.errors import InternalError, PytwError, StorageUnavailable, Unavailable, WorkerLost
 from pytw.limits import Limits
-from pytw.types import WorkerDb
 from pytw.worker.cache import WorkerCacheData
 from pytw.worker.state import WorkerState
 from pytw.worker.template import Template, program, runnable
 from pytw.worker.vms import Pending, WorkerVmManager
+from pytw.workerdb import WorkerDb
 
 log = logging.getLogger(__name__)
 

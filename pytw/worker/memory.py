@@ -39,7 +39,7 @@ def _like(pattern: str) -> re.Pattern[str]:
 
 
 class MemoryDb:
-    """Satisfies `types.WorkerDb`, without bounds on what a tenant keeps. A claim of a key lasts as long as the process."""
+    """Satisfies `workerdb.WorkerDb`, without bounds on what a tenant keeps. A claim of a key lasts as long as the process."""
 
     def __init__(self) -> None:
         self.templates: dict[int, list[TemplateSource]] = {}

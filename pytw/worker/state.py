@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable, Iterable
 
 from pytw.eventnames import DEFAULT_EVENTS
-from pytw.types import Outcome, TenantGate, WorkerDb
+from pytw.types import Outcome, TenantGate
+from pytw.workerdb import WorkerDb
 
 
 class WorkerState:

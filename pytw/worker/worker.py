@@ -17,7 +17,7 @@ import msgpack
 
 from pytw.errors import ConfigError, LimitExceeded, PytwError
 from pytw.eventnames import EVERY_EVENT, LOOP_EVENTS, ON_STARTUP
-from pytw.types import CreateEvent, Outcome, WorkerDb
+from pytw.types import CreateEvent, Outcome
 from pytw.worker.background import IN_FLIGHT_MAX, Background
 from pytw.worker.cache import WorkerCacheData
 from pytw.worker.context import RateLimits, VMContext
@@ -40,6 +40,7 @@ from pytw.worker.spec import WorkerSpec
 from pytw.worker.state import WorkerState
 from pytw.worker.template import BUILTINS_DIR, Template, builtins_template, read_tree
 from pytw.worker.vms import NATIVE_ENGINE, EngineMaker, WorkerVmManager
+from pytw.workerdb import WorkerDb
 
 log = logging.getLogger(__name__)
 template_log = logging.getLogger("template")
@@ -89,7 +90,8 @@ class Worker:
         self.spec = spec
         self._rest = rest
         self.id = spec.worker_id
-        self.db = WorkerDB(db, spec.limits.db_operations_max)
+        self.worker_db = WorkerDB(db, spec.limits.db_operations_max)
+        self.db = self.worker_db.operations
         self.filter = WorkerFilter(spec.worker_id, spec.workers)
         self.state = WorkerState(self.db, spec.worker_id, spec.workers)
         self.cache = WorkerCacheData(PROGRAM_BYTES_MAX)
@@ -288,8 +290,8 @@ class Worker:
         numbers |= {
             "in_flight": self.dispatch.in_flight,
             "host_calls": self.context.in_flight,
-            "db_waiting": self.db.turns.waiting,
-            "objects_waiting": self.db.object_turns.waiting,
+            "db_waiting": self.worker_db.turns.waiting,
+            "objects_waiting": self.worker_db.object_turns.waiting,
             "programs": len(self.cache),
             "program_bytes": self.cache.bytes,
             "gates": len(self.state),

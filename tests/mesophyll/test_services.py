@@ -12,12 +12,13 @@ import pytest
 
 from pytw.errors import Forbidden, InternalError, NotFound, Overloaded, ProtocolError, WorkerLost
 from pytw.limits import Limits
-from pytw.mesophyll import CursorClient, DbClient, ForwardClient, IdentifyClient, Kind, MesophyllClient, Services
+from pytw.mesophyll import CursorClient, ForwardClient, IdentifyClient, Kind, MesophyllClient, Services, db_client
 from pytw.mesophyll.dbcodec import OPERATIONS, pack_ask, pack_result, unpack_ask, unpack_cursors, unpack_result
 from pytw.mesophyll.turns import Turns
 from pytw.routing import worker_of
 from pytw.storage.stores import Stores
-from pytw.types import CreateEvent, Cursor, KvRecord, Outcome, TemplateSource, TenantGate, TenantState, WorkerDb
+from pytw.types import CreateEvent, Cursor, KvRecord, Outcome, TemplateSource, TenantGate, TenantState
+from pytw.workerdb import WorkerDb
 from tests.mesophyll.conftest import Pair
 from tests.storage.commons_contract import ENTRY, CommonsContract, Staff, StoresStaff
 from tests.storage.conftest import stores  # noqa: F401 - the contract's fixture
@@ -114,7 +115,7 @@ async def served() -> AsyncIterator[Served]:
 class Routed:
     """A WorkerDb that asks as the worker that may."""
 
-    def __init__(self, clients: dict[int, DbClient]) -> None:
+    def __init__(self, clients: dict[int, WorkerDb]) -> None:
         self._clients = clients
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
@@ -136,12 +137,12 @@ class TestOverMesophyll(WorkerDbContract, CommonsContract):
     async def db(self, stores: Stores, served: Served) -> WorkerDb:  # noqa: F811
         one = await served.serve(stores)
         _, zero = await served.connect(0)
-        return Routed({0: DbClient(zero), 1: DbClient(one)})  # type: ignore[return-value]
+        return Routed({0: db_client(zero), 1: db_client(one)})  # type: ignore[return-value]
 
 
 async def test_a_foreign_tenant_is_refused_for_every_operation_and_counted(served: Served) -> None:
     client = await served.serve()
-    db = DbClient(client)
+    db = db_client(client)
     asks = [
         db.gate(OTHERS),
         db.program(OTHERS),
@@ -175,7 +176,7 @@ async def test_a_foreign_tenant_is_refused_for_every_operation_and_counted(serve
 
 
 async def test_what_the_store_raises_arrives_as_its_class(served: Served) -> None:
-    db = DbClient(await served.serve())
+    db = db_client(await served.serve())
     assert await db.gate(MINE) == TenantGate(MINE, frozenset({"A"}))
     served.db.error = NotFound("no row")
     with pytest.raises(NotFound, match="no row"):
@@ -187,7 +188,7 @@ async def test_what_the_store_raises_arrives_as_its_class(served: Served) -> Non
 
 
 async def test_a_busy_tenant_waits_for_itself_alone(served: Served, until: Callable[..., Any]) -> None:
-    db = DbClient(await served.serve())
+    db = db_client(await served.serve())
     served.db.go.clear()
     quiet = 3 << 22
     busy = [asyncio.ensure_future(db.gate(MINE)) for _ in range(50)]
@@ -207,7 +208,7 @@ async def test_objects_that_are_slow_do_not_hold_up_the_database(served: Served,
             await self.go.wait()
             return b"1"
 
-    db = DbClient(await served.serve(slow := SlowObjects()))
+    db = db_client(await served.serve(slow := SlowObjects()))
     slow.go.clear()
     tenants = [(2 * n + 1) << 22 for n in range(40)]
     reads = [asyncio.ensure_future(db.object_get(tenant, "k")) for tenant in tenants]
@@ -222,7 +223,7 @@ async def test_objects_that_are_slow_do_not_hold_up_the_database(served: Served,
 async def test_given_up_operations_that_wait_are_not_started(served: Served, until: Callable[..., Any]) -> None:
     client = await served.serve()
     served.db.go.clear()
-    asks = [asyncio.ensure_future(DbClient(client).gate(MINE)) for _ in range(5)]
+    asks = [asyncio.ensure_future(db_client(client).gate(MINE)) for _ in range(5)]
     await until(lambda: len(served.db.started) == 2)
     for ask in asks[2:]:
         ask.cancel()
@@ -230,7 +231,7 @@ async def test_given_up_operations_that_wait_are_not_started(served: Served, unt
     await until(lambda: link.serving == 2)
     served.db.go.set()
     await asyncio.gather(*asks[:2])
-    assert await DbClient(client).gate(MINE)
+    assert await db_client(client).gate(MINE)
     assert len(served.db.started) == 3
 
 
@@ -259,7 +260,7 @@ async def test_what_is_no_operation_closes_the_link(served: Served, body: bytes)
 
 def test_operations_are_those_of_the_protocol() -> None:
     named = {name for name in vars(WorkerDb) if not name.startswith("_")}
-    assert set(OPERATIONS) == named == {name for name in vars(DbClient) if not name.startswith("_")}
+    assert set(OPERATIONS) == named
 
 
 @pytest.mark.parametrize(
@@ -277,7 +278,7 @@ def test_operations_are_those_of_the_protocol() -> None:
 )
 def test_arguments_and_results_cross_unchanged(name: str, args: tuple[Any, ...], result: Any) -> None:
     ask = unpack_ask(pack_ask(name, *args))
-    assert (ask.operation.name, (*ask.args, *ask.kwargs.values())) == (name, args)
+    assert (ask.operation.name, ask.args) == (name, args)
     assert unpack_result(name, pack_result(result)) == result
     with pytest.raises(ProtocolError):
         unpack_result(name, b"\xa1x")
@@ -365,7 +366,7 @@ async def test_gates_that_no_record_holds_come_in_parts(served: Served, monkeypa
             return [TenantGate(n << 22, frozenset({"A"})) for n in range(200) if n % workers == worker_id]
 
     monkeypatch.setattr("pytw.mesophyll.channel.RECORD_BYTES_MAX", 1_000)
-    db = DbClient(await served.serve(ManyGates()))
+    db = db_client(await served.serve(ManyGates()))
     assert sorted(gate.tenant >> 22 for gate in await db.gates(1, 2)) == list(range(1, 200, 2))
     with pytest.raises(Forbidden):
         await db.gates(2, 4)

@@ -1,4 +1,4 @@
-"""What every `types.WorkerDb` promises of what is published and of objects. A twin gives the fixtures `db` and `staff`."""
+"""What every `workerdb.WorkerDb` promises of what is published and of objects. A twin gives the fixtures `db` and `staff`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ from pytw.limits import (
     OBJECT_URL_S_MAX,
 )
 from pytw.storage.stores import Stores
-from pytw.types import GlobalEntry, GlobalRecord, Id, WorkerDb
+from pytw.types import GlobalEntry, GlobalRecord, Id
+from pytw.workerdb import WorkerDb
 
 GUILD = Id.guild(7 << 22)
 USER = Id.user(7 << 22)

@@ -4,7 +4,7 @@ import pytest
 
 from pytw.errors import Unavailable
 from pytw.storage.stores import Stores
-from pytw.types import WorkerDb
+from pytw.workerdb import WorkerDb
 from tests.storage.commons_contract import CommonsContract, Staff, StoresStaff
 from tests.storage.workerdb_contract import WorkerDbContract
 

@@ -1,4 +1,4 @@
-"""What every `types.WorkerDb` promises. A twin inherits `WorkerDbContract` and gives the fixtures `db` and `stores`."""
+"""What every `workerdb.WorkerDb` promises. A twin inherits `WorkerDbContract` and gives the fixtures `db` and `stores`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from pytw.errors import LimitExceeded, PytwError, RequestError
 from pytw.eventnames import DEFAULT_EVENTS
 from pytw.limits import KV_KEY_BYTES_MAX, KV_VALUE_BYTES_MAX, TENANT_EVENTS_MAX
 from pytw.storage.stores import Stores
-from pytw.types import Id, TenantState, WorkerDb
+from pytw.types import Id, TenantState
+from pytw.workerdb import WorkerDb
 
 GUILD = Id.guild(7 << 22)
 USER = Id.user(7 << 22)

@@ -5,8 +5,8 @@ import asyncio
 import pytest
 
 from pytw.errors import Overloaded, StorageUnavailable
-from pytw.types import WorkerDb
 from pytw.worker.db import Turns, WorkerDB
+from pytw.workerdb import WorkerDb
 
 from .fakes import MemoryDb, until
 
@@ -14,15 +14,16 @@ A, B, C = 1 << 22, 2 << 22, 3 << 22
 
 
 def test_worker_db_satisfies_the_protocol():
-    assert isinstance(WorkerDB(MemoryDb(), 8), WorkerDb)
+    assert isinstance(WorkerDB(MemoryDb(), 8).operations, WorkerDb)
 
 
 async def test_one_tenant_has_at_most_its_share_in_flight():
     inner = MemoryDb()
     inner.blocked[A] = asyncio.Event()
-    db = WorkerDB(inner, 8)
+    worker_db = WorkerDB(inner, 8)
+    db = worker_db.operations
     reads = [asyncio.create_task(db.kv_get(A, "k", ["s"])) for _ in range(30)]
-    await until(lambda: db.turns.waiting == 22, "the others to wait")
+    await until(lambda: worker_db.turns.waiting == 22, "the others to wait")
     assert inner.in_flight[A] == 8
     inner.blocked[A].set()
     await asyncio.gather(*reads)
@@ -32,7 +33,8 @@ async def test_one_tenant_has_at_most_its_share_in_flight():
 async def test_busy_tenant_does_not_delay_another():
     inner = MemoryDb()
     inner.blocked[A] = asyncio.Event()
-    db = WorkerDB(inner, 8)
+    worker_db = WorkerDB(inner, 8)
+    db = worker_db.operations
     reads = [asyncio.create_task(db.kv_get(A, "k", ["s"])) for _ in range(100)]
     await asyncio.sleep(0)
     async with asyncio.timeout(1):
@@ -48,11 +50,12 @@ async def test_slow_objects_do_not_delay_the_database():
             return await super().object_get(tenant, key)
 
     go, inner = asyncio.Event(), SlowObjects()
-    db = WorkerDB(inner, 8)
+    worker_db = WorkerDB(inner, 8)
+    db = worker_db.operations
     for tenant in range(100):
         await db.object_put(tenant, "k", b"1")
     reads = [asyncio.create_task(db.object_get(tenant, "k")) for tenant in range(100)]
-    await until(lambda: db.object_turns.waiting == 68, "the others to wait")
+    await until(lambda: worker_db.object_turns.waiting == 68, "the others to wait")
     async with asyncio.timeout(1):
         assert await db.kv_get(5, "k", ["s"]) is None
     go.set()
@@ -103,7 +106,8 @@ async def test_cancelled_waiter_gives_its_turn_to_the_next():
 async def test_failed_operation_returns_its_turn():
     inner = MemoryDb()
     inner.failing = True
-    db = WorkerDB(inner, 1)
+    worker_db = WorkerDB(inner, 1)
+    db = worker_db.operations
     for _ in range(3):
         with pytest.raises(StorageUnavailable):
             await db.kv_get(A, "k", ["s"])

@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from pytw.types import GlobalEntry, WorkerDb
+from pytw.types import GlobalEntry
 from pytw.worker.memory import MemoryDb
+from pytw.workerdb import WorkerDb
 from tests.storage.commons_contract import CommonsContract, Staff
 from tests.storage.workerdb_contract import WorkerDbContract
 

@@ -18,10 +18,11 @@ from pytw.limits import (
     GLOBAL_KV_VERSION_MAX,
     KV_LOOP_BYTES_MAX,
 )
-from pytw.types import GlobalEntry, GlobalRecord, Id, WorkerDb
+from pytw.types import GlobalEntry, GlobalRecord, Id
 from pytw.worker.context import answers
 from pytw.worker.context.call import HostCall, plain
 from pytw.worker.context.operation import Bucket, Handler, Need, Operation
+from pytw.workerdb import WorkerDb
 
 #: What `create` takes is decoded to be written as JSON; nothing that is longer could be stored.
 ENTRY_BYTES_MAX = 2 * GLOBAL_KV_DATA_BYTES_MAX + GLOBAL_KV_LONG_BYTES_MAX + KV_LOOP_BYTES_MAX

@@ -9,10 +9,11 @@ import msgpack
 
 from pytw.errors import LimitExceeded, RequestError
 from pytw.limits import KV_FIND_ROWS_MAX, KV_KEY_BYTES_MAX, KV_SCOPES_MAX, KV_VALUE_BYTES_MAX
-from pytw.types import KvRecord, WorkerDb
+from pytw.types import KvRecord
 from pytw.worker.context import answers
 from pytw.worker.context.call import HostCall
 from pytw.worker.context.operation import Bucket, Handler, Need, Operation
+from pytw.workerdb import WorkerDb
 
 _TRUE = b"\xc3"
 _LIST_OF_1 = b"\x91"

@@ -12,10 +12,10 @@ import msgpack
 from pytw.errors import LimitExceeded, RequestError
 from pytw.limits import OBJECT_LIST_MAX
 from pytw.storage.objectkeys import checked_object_data, checked_object_key, checked_object_prefix, checked_url_life
-from pytw.types import WorkerDb
 from pytw.worker.context import answers
 from pytw.worker.context.call import HostCall
 from pytw.worker.context.operation import Bucket, Handler, Need, Operation
+from pytw.workerdb import WorkerDb
 
 
 class ObjectStorage:

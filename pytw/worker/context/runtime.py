@@ -10,11 +10,12 @@ import msgpack
 from pytw.errors import LimitExceeded, RequestError
 from pytw.eventnames import EVENT_LIST
 from pytw.limits import TENANT_EVENT_BYTES_MAX, TENANT_EVENTS_MAX
-from pytw.types import TenantState, WorkerDb
+from pytw.types import TenantState
 from pytw.worker.context import answers
 from pytw.worker.context.botstats import BotStats
 from pytw.worker.context.call import HostCall
 from pytw.worker.context.operation import Bucket, Handler, Need, Operation
+from pytw.workerdb import WorkerDb
 
 
 def runtime_info(links: Mapping[str, str]) -> bytes:
