@@ -86,16 +86,20 @@ def vm_thread_cpu() -> float:
 
 @on_a_busy_machine
 def test_a_kill_does_not_refill_the_bucket() -> None:
+    """What is used besides what flows in is what was in the bucket at first."""
     d = Driver(cpu_bucket_ms=200, cpu_refill_percent=20)
-    start, before = time.monotonic(), vm_thread_cpu()
-    while time.monotonic() - start < 2:
+    before = vm_thread_cpu()
+    assert d.bad("while true do end").limit == "cpu"
+    # Nothing flows in while work waits for its next slice, which on a busy machine is most of the time until here.
+    empty_at = time.monotonic()
+    while time.monotonic() - empty_at < 2:
         assert d.bad("while true do end").limit == "cpu"
         d.pump(0.002)
     d.wait(d.drop())
     assert d.bad("while true do end").limit == "cpu"
-    used = vm_thread_cpu() - before - 0.2 * (time.monotonic() - start)
+    used = vm_thread_cpu() - before - 0.2 * (time.monotonic() - empty_at)
     d.engine.close()
-    assert 0 < used < 0.35
+    assert 0.1 < used < 0.35
 
 
 @on_a_busy_machine
