@@ -158,6 +158,7 @@ async def test_slow_body_ends_at_the_deadline():
         while True:
             writer.write(b"x")
             await writer.drain()
+            # The server's pace, not a wait: bytes keep coming long before the deadline, which none of them moves.
             await asyncio.sleep(0.02)
 
     async with serving(handler) as internet:
