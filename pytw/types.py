@@ -216,6 +216,36 @@ class TemplateSource:
     version: int = 0
 
 
+@dataclass(slots=True, frozen=True)
+class Draft:
+    """What is to be saved of a template, and whether it is to run.
+
+    Args:
+        files: path -> source; empty for one of the shop.
+        events: what the entry listens for, as it was evaluated; None where it was not.
+        events_override: what the template gets instead, for this deployment.
+        allowed_caps: None: all, or what the shop's listing says.
+        paused: None leaves it as it is; a new template runs.
+        error: why it cannot run. It is saved, and what runs stays.
+        deploy: False saves a draft; what runs stays as it is.
+        shop: ``$shop/name#version``: run what the shop has, in place of files.
+    """
+
+    name: str
+    files: Mapping[str, str]
+    entry: str = ENTRY
+    events: Sequence[str] | None = None
+    events_override: Sequence[str] | None = None
+    allowed_caps: Sequence[str] | None = None
+    error_channel: str | None = None
+    author: str | None = None
+    message: str = ""
+    paused: bool | None = None
+    error: str | None = None
+    deploy: bool = True
+    shop: str | None = None
+
+
 @dataclass(slots=True)
 class KvRecord:
     """One row of a tenant's key-value store. ``value`` is one msgpack KhronosValue."""
@@ -293,6 +323,16 @@ class GlobalPage:
 
     items: list[GlobalRecord]
     after: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GlobalPurchase:
+    """That a tenant has bought a version: for which price, and which member of the staff noted it."""
+
+    owner: Id
+    price: int
+    granted_by: str
+    created_at: datetime
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from aiohttp import web
 
 from pytw.limits import Limits
-from pytw.types import ENTRY, EVERY_CAPABILITY, CreateEvent, DispatchResult, Id, TemplateSource
+from pytw.types import CreateEvent, DispatchResult, Draft, Id, TemplateSource
 
 if TYPE_CHECKING:
     from pytw.storage.templates import Template
@@ -37,21 +37,7 @@ class Workers(Protocol):
 class Templates(Protocol):
     """The part of `storage.templates.TemplateStore` that the API uses."""
 
-    async def put(
-        self,
-        owner: Id,
-        name: str,
-        files: Mapping[str, str],
-        entry: str = ENTRY,
-        events: Sequence[str] | None = None,
-        *,
-        events_override: Sequence[str] | None = None,
-        allowed_caps: Sequence[str] = (EVERY_CAPABILITY,),
-        error_channel: str | None = None,
-        author: str | None = None,
-        message: str = "",
-        paused: bool | None = None,
-    ) -> int: ...
+    async def put(self, owner: Id, draft: Draft) -> int: ...
     async def list(self, owner: Id) -> list[Template]: ...
     async def get(self, owner: Id, name: str) -> Template: ...
     async def remove(self, owner: Id, name: str) -> None: ...
@@ -89,13 +75,14 @@ class ApiContext:
     """What the API is given by main.
 
     Args:
+        templates: the store of the mode that the workers are in; raises NotReady while no worker has said.
         session: the user id behind a token, None if there is none.
         root_users: users who may do everything.
         mock: None outside of dev mode.
     """
 
     workers: Workers
-    templates: Templates
+    templates: Callable[[], Templates]
     health: HealthLike
     dev: bool = False
     limits: Limits = field(default_factory=Limits)

@@ -24,7 +24,7 @@ from pytw.api.eventnames import event_warnings
 from pytw.api.running import TENANT, owner_of, when_running
 from pytw.errors import Unavailable
 from pytw.storage.templates import checked_files, checked_name
-from pytw.types import ENTRY, EVERY_CAPABILITY, LUAU_SUFFIXES, TemplateSource
+from pytw.types import ENTRY, EVERY_CAPABILITY, LUAU_SUFFIXES, Draft, TemplateSource
 
 if TYPE_CHECKING:
     from pytw.storage.templates import Template
@@ -59,13 +59,13 @@ def routes() -> list[web.RouteDef]:
 
 async def list_(request: web.Request) -> web.Response:
     await require_root(request)
-    found = await request.app[CONTEXT].templates.list(owner_of(request))
+    found = await request.app[CONTEXT].templates().list(owner_of(request))
     return answer({"templates": [_shown(template) for template in found]})
 
 
 async def get(request: web.Request) -> web.Response:
     await require_root(request)
-    template = await request.app[CONTEXT].templates.get(owner_of(request), _name(request))
+    template = await request.app[CONTEXT].templates().get(owner_of(request), _name(request))
     return answer({**_shown(template), "entry": template.entry, "files": template.files or {}})
 
 
@@ -92,20 +92,22 @@ async def put(request: web.Request) -> web.Response:
         events = await context.workers.check_template(owner.key, source)
     except Unavailable as error:
         raise type(error)(error.detail, hint="nothing was saved; try again in some seconds") from error
-    version = await context.templates.put(
+    version = await context.templates().put(
         owner,
-        name,
-        files,
-        asked.entry,
-        events,
-        events_override=asked.events,
-        allowed_caps=caps,
-        error_channel=asked.error_channel,
-        author=who.name,
-        message=asked.message,
-        paused=asked.paused,
+        Draft(
+            name,
+            files,
+            asked.entry,
+            events,
+            events_override=asked.events,
+            allowed_caps=caps,
+            error_channel=asked.error_channel,
+            author=who.name,
+            message=asked.message,
+            paused=asked.paused,
+        ),
     )
-    saved = await context.templates.get(owner, name)
+    saved = await context.templates().get(owner, name)
     told: dict[str, Any] = {"name": name, "version": version, "events": list(saved.listens), "paused": saved.paused}
     if warnings := [*event_warnings(saved.listens), *capability_warnings(caps)]:
         told["warnings"] = warnings
@@ -115,7 +117,7 @@ async def put(request: web.Request) -> web.Response:
 async def delete(request: web.Request) -> web.Response:
     await require_root(request)
     context, owner, name = request.app[CONTEXT], owner_of(request), _name(request)
-    await context.templates.remove(owner, name)
+    await context.templates().remove(owner, name)
     return await when_running(context, owner, {"name": name, "removed": True})
 
 
@@ -130,7 +132,7 @@ async def resume(request: web.Request) -> web.Response:
 async def _set_paused(request: web.Request, *, paused: bool) -> web.Response:
     await require_root(request)
     context, owner, name = request.app[CONTEXT], owner_of(request), _name(request)
-    await context.templates.set_paused(owner, name, paused)
+    await context.templates().set_paused(owner, name, paused)
     return await when_running(context, owner, {"name": name, "paused": paused})
 
 

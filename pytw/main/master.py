@@ -34,7 +34,7 @@ from pytw.main.upstream import open_discord, open_mock
 from pytw.main.workers import Surroundings, Workers
 from pytw.storage.postgres import EmbeddedPostgres
 from pytw.storage.stores import Stores
-from pytw.storage.templatechoice import TemplateChoice
+from pytw.storage.templatechoice import choose
 
 log = logging.getLogger(__name__)
 
@@ -150,7 +150,7 @@ class _Master:
         self._api = api = ApiServer(
             ApiContext(
                 workers=workers.pool,
-                templates=TemplateChoice(stores.templates, stores.loop_templates, lambda: workers.loop_mode),
+                templates=lambda: choose(stores.templates, stores.loop_templates, loop_mode=workers.loop_mode),
                 health=health,
                 dev=dev,
                 limits=config.limits,

@@ -13,7 +13,7 @@ of its own; they are found by name.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pytw import values
@@ -24,13 +24,18 @@ from pytw.storage.kv import KvStore, to_row
 from pytw.storage.looprecords import EVENT_REFS, PAUSED_SCOPE, SCOPE, StoredTemplate, asked, stored
 from pytw.storage.templates import Template, checked_files, checked_name
 from pytw.storage.tenants import TenantStore, checked_events
-from pytw.types import ENTRY, EVERY_CAPABILITY, LUAU_SUFFIXES, Id, TenantState
+from pytw.types import ENTRY, EVERY_CAPABILITY, LUAU_SUFFIXES, Draft, Id, TenantState
 
 if TYPE_CHECKING:
     from pytw.storage.pool import Database
 
 R = TypeVar("R")
 
+#: The refusal of everything that needs more than the version that runs.
+NO_VERSIONS = (
+    "in loop mode a template is one record of the key-value store, which the loop itself reads: there is the version that "
+    "runs and no other, and no shop"
+)
 HAVE_TEMPLATES = "builtins_havetemplates"
 #: Names that a loop gives to something else: the cache of its own modules has this prefix.
 _TAKEN = frozenset({"main"})
@@ -59,45 +64,34 @@ class LoopTemplateStore:
         self._db = db
         self._limits = limits or Limits()
 
-    async def put(
-        self,
-        owner: Id,
-        name: str,
-        files: Mapping[str, str],
-        entry: str = ENTRY,
-        events: Sequence[str] | None = None,
-        *,
-        events_override: Sequence[str] | None = None,
-        allowed_caps: Sequence[str] = (EVERY_CAPABILITY,),
-        error_channel: str | None = None,
-        author: str | None = None,
-        message: str = "",
-        paused: bool | None = None,
-    ) -> int:
-        """As `TemplateStore.put`. The loop evaluates the entry itself and calls what it names, whatever *events_override*
+    async def put(self, owner: Id, draft: Draft) -> int:
+        """As `TemplateStore.put`. The loop evaluates the entry itself and calls what it names, whatever ``events_override``
         says; that only adds to the events that the tenant gets.
 
         Raises:
-            RequestError: a bad name, path, event or entry.
+            RequestError: a bad name, path, event or entry; a draft, what cannot run, or one of the shop.
             LimitExceeded: too many templates, or more source than a record or one look of the loop holds.
         """
-        checked_name(name)
-        if entry not in (ENTRY, *(ENTRY + suffix for suffix in LUAU_SUFFIXES)):
+        name = checked_name(draft.name)
+        if draft.error is not None or not draft.deploy or draft.shop is not None:
+            raise RequestError(NO_VERSIONS)
+        if draft.entry not in (ENTRY, *(ENTRY + suffix for suffix in LUAU_SUFFIXES)):
             raise RequestError(f"in loop mode a template starts at {ENTRY}", hint="leave --entry out")
-        sources = checked_files(files, self._limits)
+        sources = checked_files(draft.files, self._limits)
         value: dict[str, Any] = {
             "type": "custom",
             "name": name,
             "content": values.LazyStringMap(sources),
-            "allowed_caps": list(allowed_caps),
+            "allowed_caps": [EVERY_CAPABILITY] if draft.allowed_caps is None else list(draft.allowed_caps),
             "language": "luau",
-            "events": checked_events(events or ()),
-            "message": message,
+            "events": checked_events(draft.events or ()),
+            "message": draft.message,
         }
-        if events_override is not None:
-            value["events_override"] = checked_events(events_override)
-        value |= {key: text for key, text in (("error_channel", error_channel), ("author", author)) if text is not None}
-        return await self._changing(owner, lambda inside: self._put(inside, owner, name, value, paused))
+        if draft.events_override is not None:
+            value["events_override"] = checked_events(draft.events_override)
+        more = {"error_channel": draft.error_channel, "author": draft.author}
+        value |= {key: text for key, text in more.items() if text is not None}
+        return await self._changing(owner, lambda inside: self._put(inside, owner, name, value, draft.paused))
 
     async def _put(self, inside: Database, owner: Id, name: str, value: dict[str, Any], paused: bool | None) -> int:
         old = await self._named(inside, owner, name)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ import orjson
 from pytw.errors import LimitExceeded, NotFound, RequestError
 from pytw.limits import TEMPLATE_NAME_BYTES_MAX, TEMPLATE_PATH_BYTES_MAX, TENANT_SOURCE_BYTES_MAX, Limits
 from pytw.storage.tenants import checked_events
-from pytw.types import BUILTINS, ENTRY, EVERY_CAPABILITY, Id, TemplateSource
+from pytw.types import BUILTINS, ENTRY, EVERY_CAPABILITY, Draft, Id, TemplateSource
 
 if TYPE_CHECKING:
     import asyncpg
@@ -181,40 +181,18 @@ class TemplateStore:
         self._db = db
         self._limits = limits or Limits()
 
-    async def put(
-        self,
-        owner: Id,
-        name: str,
-        files: Mapping[str, str],
-        entry: str = ENTRY,
-        events: Sequence[str] | None = None,
-        *,
-        events_override: Sequence[str] | None = None,
-        allowed_caps: Sequence[str] = (EVERY_CAPABILITY,),
-        error_channel: str | None = None,
-        author: str | None = None,
-        message: str = "",
-        paused: bool | None = None,
-        compiles: bool = True,
-        deploy: bool = True,
-    ) -> int:
-        """Save a version and, with *deploy*, make it the one that runs. All or nothing. Returns the version.
+    async def put(self, owner: Id, draft: Draft) -> int:
+        """Save a version and, unless it is a draft or broken, make it the one that runs. All or nothing. Returns the version.
 
-        Args:
-            events: what the entry listens for, as it was evaluated; None where it was not.
-            events_override: what the template gets instead, for this deployment.
-            paused: None leaves it as it is; a new template runs.
-            deploy: False saves a draft; what runs stays as it is.
         Raises:
-            RequestError: a bad name, path or event name, or a version that does not compile is to run.
+            RequestError: a bad name, path or event name.
             LimitExceeded: too many files, events or templates, or too long a file.
         """
-        checked_name(name)
-        if deploy and not compiles:
-            raise RequestError(f"template {name} does not compile and cannot be deployed")
-        sources = checked_files(files, self._limits)
-        listens = None if events is None else checked_events(events)
-        override = None if events_override is None else checked_events(events_override)
+        name, deploy = checked_name(draft.name), draft.deploy and draft.error is None
+        sources = checked_files(draft.files, self._limits)
+        listens = None if draft.events is None else checked_events(draft.events)
+        override = None if draft.events_override is None else checked_events(draft.events_override)
+        caps = [EVERY_CAPABILITY] if draft.allowed_caps is None else list(draft.allowed_caps)
         hashes = {path: hashlib.sha256(source.encode()).digest() for path, source in sources.items()}
         by_hash = {hashes[path]: source for path, source in sources.items()}
         paths = orjson.dumps({path: digest.hex() for path, digest in hashes.items()}).decode()
@@ -238,7 +216,7 @@ class TemplateStore:
                 )
             await connection.execute(SAVE_SOURCES, list(by_hash), list(by_hash.values()))
             version = await connection.fetchval(
-                SAVE_VERSION, *key, name, paths, entry, listens, compiles, author, message
+                SAVE_VERSION, *key, name, paths, draft.entry, listens, draft.error is None, draft.author, draft.message
             )
             await connection.execute(
                 SAVE_TEMPLATE,
@@ -247,9 +225,9 @@ class TemplateStore:
                 version if deploy else None,
                 listens or [],
                 override,
-                list(allowed_caps),
-                error_channel,
-                paused,
+                caps,
+                draft.error_channel,
+                draft.paused,
             )
         return int(version)
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from pytw import values
 from pytw.api import ApiContext, ApiServer
 from pytw.errors import NotFound, PytwError
 from pytw.storage.templates import Template
-from pytw.types import CreateEvent, DispatchResult, Id, Outcome, TemplateSource
+from pytw.types import CreateEvent, DispatchResult, Draft, Id, Outcome, TemplateSource
 
 
 class FakeWorkers:
@@ -66,24 +67,14 @@ class FakeTemplates:
     def __init__(self) -> None:
         self.rows: dict[tuple[Id, str], dict[str, Any]] = {}
 
-    async def put(
-        self,
-        owner: Id,
-        name: str,
-        files: Mapping[str, str],
-        entry: str = "init",
-        events: Sequence[str] | None = None,
-        **more: Any,
-    ) -> int:
-        old = self.rows.get((owner, name), {"version": 0, "paused": False})
-        version, paused = old["version"] + 1, more.pop("paused", None)
-        self.rows[owner, name] = {
+    async def put(self, owner: Id, draft: Draft) -> int:
+        old = self.rows.get((owner, draft.name), {"version": 0, "paused": False})
+        version = old["version"] + 1
+        self.rows[owner, draft.name] = {
+            **{field.name: getattr(draft, field.name) for field in fields(draft)},
             "version": version,
-            "files": dict(files),
-            "entry": entry,
-            "events": list(events or ()),
-            "paused": old["paused"] if paused is None else paused,
-            **more,
+            "events": list(draft.events or ()),
+            "paused": old["paused"] if draft.paused is None else draft.paused,
         }
         return int(version)
 
@@ -145,7 +136,7 @@ class Api:
         self.said: list[tuple[int, str, float]] = []
         self.context = ApiContext(
             workers=self.workers,
-            templates=self.templates,
+            templates=lambda: self.templates,
             health=self.health,
             dev=True,
             session=self._session,

@@ -5,15 +5,15 @@ from typing import Any
 import pytest
 
 from pytw import values
-from pytw.errors import LimitExceeded, NotFound, NotReady, RequestError
+from pytw.errors import LimitExceeded, NotReady, RequestError
 from pytw.eventnames import DEFAULT_EVENTS
 from pytw.storage import looptemplates
 from pytw.storage.looprecords import asked
 from pytw.storage.looptemplates import LoopTemplateStore
 from pytw.storage.stores import Stores
-from pytw.storage.templatechoice import TemplateChoice
+from pytw.storage.templatechoice import choose
 from pytw.storage.tenants import TenantStore
-from pytw.types import TenantState
+from pytw.types import Draft, TenantState
 from tests.storage.templates_contract import GUILD, ONE, TWO, Make, TemplatesContract
 
 SCOPE = ["templates"]
@@ -36,7 +36,7 @@ async def data(stores: Stores) -> Any:
 
 
 async def test_record_has_the_form_of_the_reference(stores: Stores) -> None:
-    await stores.loop_templates.put(GUILD, "t", TWO, events=["A"], allowed_caps=["kv:*"])
+    await stores.loop_templates.put(GUILD, Draft("t", TWO, events=["A"], allowed_caps=["kv:*"]))
     value = (await seen(stores))["t"]
     form = {
         "type": "custom",
@@ -52,7 +52,7 @@ async def test_record_has_the_form_of_the_reference(stores: Stores) -> None:
 
 async def test_tenant_data_says_whether_there_are_templates(stores: Stores) -> None:
     templates = stores.loop_templates
-    await templates.put(GUILD, "t", ONE)
+    await templates.put(GUILD, Draft("t", ONE))
     assert (await data(stores))["builtins_havetemplates"] is True
     await templates.set_paused(GUILD, "t", True)
     assert (await data(stores))["builtins_havetemplates"] is False
@@ -64,7 +64,7 @@ async def test_tenant_data_says_whether_there_are_templates(stores: Stores) -> N
 
 async def test_paused_template_is_where_no_loop_looks_and_keeps_its_place(stores: Stores) -> None:
     templates = stores.loop_templates
-    await templates.put(GUILD, "t", ONE, events=["A"])
+    await templates.put(GUILD, Draft("t", ONE, events=["A"]))
     born = (await templates.get(GUILD, "t")).created_at
     await templates.set_paused(GUILD, "t", True)
     assert await seen(stores) == {}
@@ -76,7 +76,7 @@ async def test_paused_template_is_where_no_loop_looks_and_keeps_its_place(stores
 async def test_rest_of_the_tenants_state_is_left_alone(stores: Stores) -> None:
     state = TenantState(frozenset({"A", "B"}), {"mine": [1, None], "builtins_eventrefs": {"B": {"system": True}}})
     await stores.tenants.set_tenant_state(GUILD.key, state)
-    await stores.loop_templates.put(GUILD, "t", ONE, events=["A", "B", "C"])
+    await stores.loop_templates.put(GUILD, Draft("t", ONE, events=["A", "B", "C"]))
     found = await stores.tenants.tenant_state(GUILD.key)
     assert (found.events, found.data["mine"]) == ({"A", "B", "C"}, [1, None])
     await stores.loop_templates.remove(GUILD, "t")
@@ -85,12 +85,12 @@ async def test_rest_of_the_tenants_state_is_left_alone(stores: Stores) -> None:
 
 
 async def test_function_for_every_event_adds_none(stores: Stores) -> None:
-    await stores.loop_templates.put(GUILD, "t", ONE, events=["*"])
+    await stores.loop_templates.put(GUILD, Draft("t", ONE, events=["*"]))
     assert (await stores.tenants.gate(GUILD.key)).events == DEFAULT_EVENTS
 
 
 async def test_template_never_has_the_key_that_a_loops_own_modules_have(stores: Stores) -> None:
-    await stores.loop_templates.put(GUILD, "main", ONE)
+    await stores.loop_templates.put(GUILD, Draft("main", ONE))
     assert "main" not in await seen(stores)
 
 
@@ -108,13 +108,13 @@ class TestWrittenByALoop:
 
     async def test_is_replaced_under_its_own_key(self, stores: Stores) -> None:
         await self.write(stores, "k3yOf16LettersXX", name="t")
-        await stores.loop_templates.put(GUILD, "t", TWO, events=["A"])
+        await stores.loop_templates.put(GUILD, Draft("t", TWO, events=["A"]))
         assert {key: value["content"] for key, value in (await seen(stores)).items()} == {"k3yOf16LettersXX": TWO}
 
     async def test_of_two_with_one_name_one_is_left(self, stores: Stores) -> None:
         await self.write(stores, "first", name="t")
         await self.write(stores, "second", name="t")
-        await stores.loop_templates.put(GUILD, "t", TWO)
+        await stores.loop_templates.put(GUILD, Draft("t", TWO))
         assert list(await seen(stores)) == ["first"]
 
     async def test_all_of_a_name_are_removed(self, stores: Stores) -> None:
@@ -137,21 +137,21 @@ class TestWrittenByALoop:
 async def test_template_that_no_value_holds_is_refused(stores: Stores) -> None:
     big = {"init.luau": "-" * 200_000, "b.luau": "-" * 100_000}
     with pytest.raises(LimitExceeded, match="one value of the key-value store"):
-        await stores.loop_templates.put(GUILD, "t", big)
+        await stores.loop_templates.put(GUILD, Draft("t", big))
 
 
 async def test_templates_together_stay_what_a_loop_reads_at_once(stores: Stores) -> None:
     big = {"init.luau": "\x01" * 43_000}
     with pytest.raises(LimitExceeded, match="a loop reads"):
         for number in range(40):
-            await stores.loop_templates.put(GUILD, f"t{number}", big)
-    await stores.loop_templates.put(GUILD, "t0", big)
+            await stores.loop_templates.put(GUILD, Draft(f"t{number}", big))
+    await stores.loop_templates.put(GUILD, Draft("t0", big))
     await stores.loop_templates.remove(GUILD, "t1")
 
 
 async def test_entry_is_init(stores: Stores) -> None:
     with pytest.raises(RequestError, match="starts at init"):
-        await stores.loop_templates.put(GUILD, "t", ONE, entry="other")
+        await stores.loop_templates.put(GUILD, Draft("t", ONE, entry="other"))
 
 
 async def test_state_that_a_script_changes_meanwhile_is_not_lost(
@@ -170,7 +170,7 @@ async def test_state_that_a_script_changes_meanwhile_is_not_lost(
             return found
 
     monkeypatch.setattr(looptemplates, "TenantStore", Interrupted)
-    await stores.loop_templates.put(GUILD, "t", ONE, events=["A"])
+    await stores.loop_templates.put(GUILD, Draft("t", ONE, events=["A"]))
     found = await stores.tenants.tenant_state(GUILD.key)
     assert found.events >= {"S", "A"} and found.data["mine"] == 1
     assert reads == 2
@@ -195,22 +195,15 @@ class TestAsked:
         assert asked(odd, "t", set()) == ({"A"}, {"A": True})
 
 
-class TestChoice:
-    async def test_what_workers_say_decides_each_time(self, stores: Stores) -> None:
-        mode: list[bool | None] = [None]
-        choice = TemplateChoice(stores.templates, stores.loop_templates, lambda: mode[0])
-        with pytest.raises(NotReady):
-            await choice.list(GUILD)
-        mode[0] = True
-        await choice.put(GUILD, "t", ONE, events=["A"])
-        assert (await choice.get(GUILD, "t")).files == ONE
-        assert [template.name for template in await choice.list(GUILD)] == ["t"]
-        assert list(await seen(stores)) == ["t"]
-        mode[0] = False
-        assert await choice.list(GUILD) == []
-        await choice.put(GUILD, "u", ONE)
-        await choice.set_paused(GUILD, "u", True)
-        assert (await stores.templates.get(GUILD, "u")).paused
-        await choice.remove(GUILD, "u")
-        with pytest.raises(NotFound):
-            await choice.get(GUILD, "u")
+def test_what_workers_say_decides(stores: Stores) -> None:
+    assert choose(stores.templates, stores.loop_templates, loop_mode=True) is stores.loop_templates
+    assert choose(stores.templates, stores.loop_templates, loop_mode=False) is stores.templates
+    with pytest.raises(NotReady):
+        choose(stores.templates, stores.loop_templates, loop_mode=None)
+
+
+@pytest.mark.parametrize("more", [{"deploy": False}, {"error": "init:1: no"}, {"shop": "$shop/x#1"}])
+async def test_drafts_broken_ones_and_the_shop_are_refused(stores: Stores, more: Any) -> None:
+    with pytest.raises(RequestError, match="in loop mode a template is one record"):
+        await stores.loop_templates.put(GUILD, Draft("t", ONE, **more))
+    assert await stores.loop_templates.list(GUILD) == []

@@ -11,7 +11,7 @@ from pytw.errors import LimitExceeded, PytwError, RequestError
 from pytw.eventnames import DEFAULT_EVENTS
 from pytw.limits import KV_KEY_BYTES_MAX, KV_VALUE_BYTES_MAX, TENANT_EVENTS_MAX
 from pytw.storage.stores import Stores
-from pytw.types import Id, TenantState
+from pytw.types import Draft, Id, TenantState
 from pytw.workerdb import WorkerDb
 
 GUILD = Id.guild(7 << 22)
@@ -199,9 +199,9 @@ class WorkerDbContract:
         assert (await db.tenant_state(GUILD.key)).banned
 
     async def test_gate_is_state_and_unpaused_templates(self, db: WorkerDb, stores: Stores) -> None:
-        await stores.templates.put(GUILD, "t", {"init.luau": "return {}"}, events=["MESSAGE"])
+        await stores.templates.put(GUILD, Draft("t", {"init.luau": "return {}"}, events=["MESSAGE"]))
         assert (await db.gate(GUILD.key)).events == DEFAULT_EVENTS | {"MESSAGE"}
-        await stores.templates.put(GUILD, "u", {"init.luau": "return {}"}, events=["X"], events_override=["Y"])
+        await stores.templates.put(GUILD, Draft("u", {"init.luau": "return {}"}, events=["X"], events_override=["Y"]))
         await db.set_tenant_state(GUILD.key, TenantState(frozenset({"A"}), {}))
         assert (await db.gate(GUILD.key)).events == {"A", "MESSAGE", "Y"}
         await stores.templates.set_paused(GUILD, "t", True)
@@ -212,7 +212,7 @@ class WorkerDbContract:
 
     async def test_program_holds_the_deployed_sources(self, db: WorkerDb, stores: Stores) -> None:
         files = {"/init.luau": "return require('./lib')", "lib.luau": "return {}"}
-        version = await stores.templates.put(GUILD, "t", files, events=["MESSAGE"], allowed_caps=["discord:*"])
+        version = await stores.templates.put(GUILD, Draft("t", files, events=["MESSAGE"], allowed_caps=["discord:*"]))
         (template,) = await db.program(GUILD.key)
         assert template.files == {"init.luau": b"return require('./lib')", "lib.luau": b"return {}"}
         assert (template.name, template.entry, template.version) == ("t", "init", version)

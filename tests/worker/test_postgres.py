@@ -10,7 +10,7 @@ import pytest
 
 from pytw.storage.pool import open_pool
 from pytw.storage.stores import Stores
-from pytw.types import Id, Outcome
+from pytw.types import Draft, Id, Outcome
 from pytw.worker.thread import WorkerThread
 from pytw.worker.worker import Worker
 
@@ -35,7 +35,7 @@ async def thread(stores: Stores):
 
 
 async def put(stores: Stores, source: str, *events: str) -> None:
-    await stores.templates.put(GUILD, "t", {"init.luau": source}, events=list(events or ("E",)))
+    await stores.templates.put(GUILD, Draft("t", {"init.luau": source}, events=list(events or ("E",))))
 
 
 async def test_deployed_template_runs_after_a_refresh(stores: Stores, thread: WorkerThread):

@@ -9,7 +9,7 @@ from pytw.storage.objectlinks import ObjectLinks
 from pytw.storage.objects import ObjectStore
 from pytw.storage.pool import open_pool
 from pytw.storage.stores import Stores
-from pytw.types import Id, Outcome
+from pytw.types import Draft, Id, Outcome
 from pytw.worker.thread import WorkerThread
 from pytw.worker.worker import Worker
 
@@ -35,7 +35,7 @@ class World:
     async def run(self, body: str, *, tenant: int = A, caps: tuple[str, ...] = ("*",)) -> object:
         source = f"return {{ E = function(ctx)\n{body}\nend }}"
         await self.stores.templates.put(
-            Id.of(tenant), "t", {"init.luau": source}, events=["E"], allowed_caps=list(caps)
+            Id.of(tenant), Draft("t", {"init.luau": source}, events=["E"], allowed_caps=list(caps))
         )
         await self.worker.refresh_tenant(tenant)
         result = await self.worker.dispatch_event(tenant, event())
@@ -146,7 +146,7 @@ async def test_what_one_tenant_publishes_another_gets_when_it_is_approved(world:
     """
     await world.run(CREATE % "true")
     assert await world.run(get, tenant=B) == "nothing"
-    await world.stores.global_kv.review("s", "key", 1, "approved")
+    await world.stores.global_staff.review("s", "key", 1, "approved")
     await world.restart()
     assert await world.run(get, tenant=B) == ["Value", "Lazy", 2, True, "a", "DateTime", str(A), "more"]
     find = "local all = ctx.GlobalKV:find('k%', 's') return {#all, all[1].key, all[1].long == nil, #ctx.GlobalKV:find('%%', 't')}"
@@ -159,7 +159,7 @@ async def test_what_one_tenant_publishes_another_gets_when_it_is_approved(world:
 
 async def test_private_data_cannot_be_looked_into(world: World):
     await world.run(CREATE % "false")
-    await world.stores.global_kv.review("s", "key", 1, "approved")
+    await world.stores.global_staff.review("s", "key", 1, "approved")
     body = """
     local opaque = ctx.GlobalKV:get("key", 1, "s").data.data
     return {typeof(opaque), pcall(function() return opaque.data end)}
@@ -170,7 +170,7 @@ async def test_private_data_cannot_be_looked_into(world: World):
 async def test_what_has_a_price_tells_where_to_buy_it(world: World):
     store = world.stores.global_kv
     await store.create("s", "key", 1, owner_type="staff", owner_id="1", data="secret", short="x", price=7)
-    await store.review("s", "key", 1, "approved")
+    await world.stores.global_staff.review("s", "key", 1, "approved")
     body = "local found = ctx.GlobalKV:get('key', 1, 's') return {found.partial.price, found.data}"
     assert await world.run(body) == [7, {"type": "PurchaseRequired", "purchase_url": f"/global-kvs/s/key/1?guild={A}"}]
 
