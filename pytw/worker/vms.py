@@ -79,6 +79,25 @@ class Pending(Protocol):
     def __call__(self, body: bytes) -> None: ...
 
 
+class _Awaited:
+    """Takes the place of a request's `Pending` when its end is waited for, so that others pay nothing for that."""
+
+    __slots__ = ("_done", "deadline", "ended", "request", "tenant")
+
+    def __init__(self, done: Pending, ended: asyncio.Future[None]) -> None:
+        self._done = done
+        self.tenant = done.tenant
+        self.request = done.request
+        self.deadline = done.deadline
+        self.ended = ended
+
+    def __call__(self, body: bytes) -> None:
+        try:
+            self._done(body)
+        finally:
+            self.ended.set_result(None)
+
+
 class Sink(Protocol):
     """Takes what engines say besides results."""
 
@@ -364,12 +383,19 @@ class WorkerVmManager:
     def pending(self) -> int:
         return len(self._pending)
 
-    def running(self, tenant: int) -> list[int]:
-        """The tenant's requests without an answer. Looks at those of all tenants: not for the hot path."""
-        return [request for request, done in self._pending.items() if done.tenant == tenant]
+    async def let_end(self, tenant: int, patience_s: float) -> None:
+        """Returns when what the tenant runs now has its answers, after *patience_s* at the latest.
 
-    def runs(self, request: int) -> bool:
-        return request in self._pending
+        What comes meanwhile does not make this longer. Looks at the requests of all tenants: not for the hot path.
+        """
+        ends = []
+        for request, done in self._pending.items():
+            if done.tenant == tenant:
+                if not isinstance(done, _Awaited):
+                    done = self._pending[request] = _Awaited(done, self._loop.create_future())
+                ends.append(done.ended)
+        if ends:
+            await asyncio.wait(ends, timeout=patience_s)
 
     def stats(self) -> dict[str, int]:
         """The engines' counters, added up."""

@@ -50,9 +50,8 @@ CHECK_MS = 5_000
 #: How long a check waits for CPU time to flow back to a tenant that has none left, and how often it looks.
 CHECK_PATIENCE_S = 2.0
 CHECK_PAUSE_S = 0.1
-#: How long a change of templates waits in loop mode for what runs, and how often it looks.
+#: How long a change of templates waits in loop mode for what runs.
 CHANGE_PATIENCE_S = 2.0
-CHANGE_LOOK_S = 0.02
 #: Sources of templates that a worker keeps loaded.
 PROGRAM_BYTES_MAX = 256 << 20
 STARTUP_PAYLOAD = b'{"reason":"worker_startup"}'
@@ -264,17 +263,10 @@ class Worker:
         """
         await self.loads.refresh(tenant)
         if self.loop_mode:
-            await self._let_end(self.vms.running(tenant))
+            await self.vms.let_end(tenant, CHANGE_PATIENCE_S)
             await self.drop_tenant(tenant)
             if self.state.listens(tenant, ON_STARTUP):
                 self._spawn(self._tell(tenant, REFRESHED_PAYLOAD))
-
-    async def _let_end(self, requests: list[int]) -> None:
-        """What comes meanwhile does not make this longer."""
-        waited_s = 0.0
-        while waited_s < CHANGE_PATIENCE_S and any(self.vms.runs(request) for request in requests):
-            await asyncio.sleep(CHANGE_LOOK_S)
-            waited_s += CHANGE_LOOK_S
 
     async def drop_tenant(self, tenant: int) -> None:
         """End the tenant's VM; its next event makes a new one. Raises: Unavailable."""

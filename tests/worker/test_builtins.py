@@ -170,6 +170,32 @@ class TestOtherTree:
         assert part.value == "ended"
         await rig.like.kill()
 
+    async def test_a_change_waits_for_what_ran_when_it_came_and_for_no_more(self, tmp_path: Path):
+        rig = await self.start(tmp_path, "return function(ctx) return ctx.KV:get('key', {'s'}) end")
+        assert (await rig.like.dispatch_event(A, event("E"))).outcome is Outcome.OK
+        vms, goes, running = rig.like.worker.vms, [], []
+        for number in range(1, 4):
+            goes.append(asyncio.Event())
+            rig.db.blocked[A] = goes[-1]
+            running.append(asyncio.create_task(rig.like.dispatch_event(A, event("E"))))
+            await until(lambda: rig.db.in_flight[A] == number, "the event to wait for its key")  # noqa: B023
+            if number == 2:
+                waits = asyncio.create_task(vms.let_end(A, 60))
+                also = asyncio.create_task(vms.let_end(A, 60))
+        await vms.let_end(B, 60)
+        goes[0].set()
+        await running[0]
+        await vms.drop_tenant(B)  # a turn of the VM thread, in which a wait that ended too early would be seen
+        assert not waits.done() and not also.done()
+        goes[1].set()
+        await asyncio.gather(waits, also)
+        assert running[1].done() and not running[2].done()
+        async with asyncio.timeout(5):
+            await vms.let_end(A, 0.01)
+        goes[2].set()
+        assert (await running[2]).outcome is Outcome.OK
+        await rig.like.kill()
+
     async def test_what_never_ends_does_not_hold_up_a_change(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr(worker_module, "CHANGE_PATIENCE_S", 0.1)
         rig = await self.start(tmp_path, "return function() task.wait(30) end")
