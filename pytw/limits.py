@@ -210,5 +210,9 @@ API_TOKENS_MAX = 50
 # Bounds that follow from each other.
 assert VALUE_BYTES_MAX <= RECORD_BYTES_MAX <= FRAME_BYTES_MAX <= LINK_BUFFER_BYTES_MAX
 # A tenant's program crosses in one record; names and headers come on top.
+GLOBAL_KV_PRICE_MAX = (1 << 63) - 1
+GLOBAL_KV_OWNED_MAX = 1_000  # versions of one tenant
+GLOBAL_KV_OWNED_BYTES_MAX = 64 * MIB  # of one tenant
 assert 2 * TENANT_SOURCE_BYTES_MAX <= RECORD_BYTES_MAX
 assert HEARTBEAT_MS * HEARTBEATS_MISSED_MAX <= DEAF_MS
+GLOBAL_KV_PURCHASES_SHOWN_MAX = 1_000

@@ -14,7 +14,16 @@ from typing import Any, Final, Protocol, TypeVar, cast, runtime_checkable
 
 from msgspec import Struct
 
-from pytw.types import GlobalEntry, GlobalRecord, KvRecord, ObjectInfo, TemplateSource, TenantGate, TenantState
+from pytw.types import (
+    GlobalEntry,
+    GlobalPage,
+    GlobalRecord,
+    KvRecord,
+    ObjectInfo,
+    TemplateSource,
+    TenantGate,
+    TenantState,
+)
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
@@ -60,8 +69,8 @@ class WorkerDb(Protocol):
 
     @reads
     async def global_find(
-        self, tenant: int, scope: str, pattern: str, *, limit: int, skip: int = 0
-    ) -> list[GlobalRecord]: ...
+        self, tenant: int, scope: str, pattern: str, *, limit: int, after: str | None = None
+    ) -> GlobalPage: ...
     @reads
     async def global_get(self, tenant: int, scope: str, key: str, version: int) -> GlobalRecord | None: ...
     async def global_create(self, tenant: int, entry: GlobalEntry) -> None: ...

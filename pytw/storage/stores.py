@@ -11,6 +11,7 @@ import orjson
 from pytw.errors import NotFound, Unavailable
 from pytw.limits import Limits
 from pytw.storage.cursors import CursorStore
+from pytw.storage.globalstaff import GlobalKvStaff
 from pytw.storage.globalkv import GlobalKvStore
 from pytw.storage.kv import KvStore
 from pytw.storage.looptemplates import LoopTemplateStore
@@ -18,7 +19,7 @@ from pytw.storage.pool import Database
 from pytw.storage.templates import TemplateStore
 from pytw.storage.tenants import TenantStore
 from pytw.storage.users import UserStore
-from pytw.types import GlobalEntry, GlobalRecord, Id, ObjectInfo
+from pytw.types import GlobalEntry, GlobalPage, GlobalRecord, Id, ObjectInfo
 from pytw.workerdb import WorkerDb
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class Stores:
         self.templates = TemplateStore(db, limits)
         self.loop_templates = LoopTemplateStore(db, limits)
         self.cursors = CursorStore(db)
+        self.global_staff = GlobalKvStaff(db)
         self.global_kv = GlobalKvStore(db)
         self.users = UserStore(db)
 
@@ -66,17 +68,16 @@ class Stores:
     # ---- the global key-value store, for a tenant ------------------------------------------------------
 
     async def global_find(
-        self, _tenant: int, scope: str, pattern: str, *, limit: int, skip: int = 0
-    ) -> list[GlobalRecord]:
-        return await self.global_kv.find(scope, pattern, limit=limit, skip=skip)
+        self, _tenant: int, scope: str, pattern: str, *, limit: int, after: str | None = None
+    ) -> GlobalPage:
+        return await self.global_kv.find(scope, pattern, limit=limit, after=after)
 
-    async def global_get(self, _tenant: int, scope: str, key: str, version: int) -> GlobalRecord | None:
-        """None where there is no approved version. What has a price comes without its data: nobody has bought it."""
+    async def global_get(self, tenant: int, scope: str, key: str, version: int) -> GlobalRecord | None:
+        """None where there is no approved version. What has a price comes without its data to who has not bought it."""
         try:
-            found = await self.global_kv.get(scope, key, version)
+            return await self.global_kv.get(scope, key, version, buyer=Id.of(tenant))
         except NotFound:
             return None
-        return found if found.price is None else replace(found, data=None)
 
     async def global_create(self, tenant: int, entry: GlobalEntry) -> None:
         """Raises: what `GlobalKvStore.create` does."""

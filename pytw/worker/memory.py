@@ -13,13 +13,14 @@ from urllib.parse import quote
 from pytw.errors import Conflict, NotFound, RequestError
 from pytw.eventnames import DEFAULT_EVENTS
 from pytw.routing import worker_of
-from pytw.storage.globalkv import NUL, checked_entry
+from pytw.storage.globalkv import NUL, checked_entry, global_place
 from pytw.storage.kv import checked_key, checked_scopes, new_id, to_row
 from pytw.storage.objectkeys import checked_object_data, checked_object_key, checked_object_prefix, checked_url_life
 from pytw.storage.tenants import checked_events
 from pytw.types import (
     GlobalEntry,
     GlobalRecord,
+    GlobalPage,
     Id,
     KvRecord,
     ObjectInfo,
@@ -50,6 +51,8 @@ class MemoryDb:
         #: By scope, key and version.
         self.published: dict[tuple[str, str, int], GlobalRecord] = {}
         self.objects: dict[tuple[int, str], tuple[bytes, datetime]] = {}
+        #: Scope, key, version and who has bought it.
+        self.bought: set[tuple[str, str, int, int]] = set()
 
     def put(self, tenant: int, *templates: TemplateSource) -> None:
         """Replace the tenant's templates."""
@@ -83,7 +86,20 @@ class MemoryDb:
     async def set_tenant_state(self, tenant: int, state: TenantState) -> None:
         await self._work("set_tenant_state", tenant)
         checked_events(state.events)
-        self.states[tenant] = replace(state, banned=self._gate(tenant).banned)
+        self._write_state(tenant, state)
+
+    def _write_state(self, tenant: int, state: TenantState) -> TenantState:
+        old = self.states.get(tenant, TenantState(DEFAULT_EVENTS, {}))
+        self.states[tenant] = replace(state, banned=old.banned, revision=old.revision + 1)
+        return self.states[tenant]
+
+    async def update_tenant_state(self, tenant: int, base: TenantState | None, wanted: TenantState) -> TenantState:
+        await self._work("update_tenant_state", tenant)
+        now = self.states.get(tenant, TenantState(DEFAULT_EVENTS, {}))
+        merged = wanted if base is None or base.revision == now.revision else merge(base, wanted, now)
+        for state in (wanted, merged):
+            checked_state(state)
+        return self._write_state(tenant, merged)
 
     def _matching(self, tenant: int, scopes: Sequence[str]) -> list[KvRecord]:
         """The tenant's records that have all the scopes; those with the fewest others come first."""
@@ -146,20 +162,22 @@ class MemoryDb:
         self.records = {place: r for place, r in self.records.items() if (r.id, r.version) != (record_id, version)}
 
     async def global_find(
-        self, tenant: int, scope: str, pattern: str, *, limit: int, skip: int = 0
-    ) -> list[GlobalRecord]:
+        self, tenant: int, scope: str, pattern: str, *, limit: int, after: str | None = None
+    ) -> GlobalPage:
         await self._work("global_find", tenant)
-        like = _like(pattern)
+        like, (version, key) = _like(pattern), global_place(after)
         found = [r for r in self.published.values() if r.scope == scope and like.fullmatch(r.key)]
         approved = sorted((r for r in found if r.review_state == "approved"), key=lambda r: (r.key, r.version))
-        return [replace(r, long=None, data=None) for r in approved[skip : skip + limit]]
+        behind = [replace(r, long=None, data=None) for r in approved if (r.key, r.version) > (key, version)]
+        return GlobalPage(behind[:limit], behind[limit - 1].cursor if len(behind) > limit else None)
 
     async def global_get(self, tenant: int, scope: str, key: str, version: int) -> GlobalRecord | None:
         await self._work("global_get", tenant)
         found = self.published.get((scope, key, version))
         if found is None or found.review_state != "approved":
             return None
-        return found if found.price is None else replace(found, data=None)
+        bought = found.price is None or (scope, key, version, tenant) in self.bought
+        return found if bought else replace(found, data=None)
 
     async def global_create(self, tenant: int, entry: GlobalEntry) -> None:
         await self._work("global_create", tenant)

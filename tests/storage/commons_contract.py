@@ -22,7 +22,7 @@ from pytw.limits import (
     OBJECT_URL_S_MAX,
 )
 from pytw.storage.stores import Stores
-from pytw.types import GlobalEntry, GlobalRecord, Id
+from pytw.types import GlobalEntry, GlobalPage, GlobalRecord, Id
 from pytw.workerdb import WorkerDb
 
 GUILD = Id.guild(7 << 22)
@@ -37,6 +37,7 @@ class Staff(Protocol):
 
     async def review(self, scope: str, key: str, version: int, state: str) -> None: ...
     async def sell(self, entry: GlobalEntry, price: int) -> None: ...
+    async def grant(self, entry: GlobalEntry, tenant: Id) -> None: ...
 
 
 class StoresStaff:
@@ -44,9 +45,13 @@ class StoresStaff:
 
     def __init__(self, stores: Stores) -> None:
         self._store = stores.global_kv
+        self._staff = stores.global_staff
 
     async def review(self, scope: str, key: str, version: int, state: str) -> None:
-        await self._store.review(scope, key, version, state)
+        await self._staff.review(scope, key, version, state)
+
+    async def grant(self, entry: GlobalEntry, tenant: Id) -> None:
+        await self._staff.grant(entry.scope, entry.key, entry.version, tenant, granted_by="1")
 
     async def sell(self, entry: GlobalEntry, price: int) -> None:
         data = orjson.Fragment(entry.data)
@@ -66,7 +71,7 @@ class CommonsContract:
         await db.global_create(GUILD.key, ENTRY)
         for tenant in (GUILD, OTHER):
             assert await db.global_get(tenant.key, "s", "key", 1) is None
-            assert await db.global_find(tenant.key, "s", "%%", limit=10) == []
+            assert await db.global_find(tenant.key, "s", "%%", limit=10) == GlobalPage([])
         await staff.review("s", "key", 1, "approved")
         for tenant in (GUILD, OTHER, USER):
             found = await db.global_get(tenant.key, "s", "key", 1)
@@ -76,7 +81,7 @@ class CommonsContract:
             assert found.data is not None
             assert (orjson.loads(found.data), orjson.loads(found.public_metadata)) == ({"b": []}, {"a": [1, None]})
             assert not found.opaque
-            (listed,) = await db.global_find(tenant.key, "s", "%%", limit=10)
+            (listed,) = (await db.global_find(tenant.key, "s", "%%", limit=10)).items
             assert listed == replace(found, long=None, data=None, public_metadata=listed.public_metadata)
         await staff.review("s", "key", 1, "denied")
         assert await db.global_get(GUILD.key, "s", "key", 1) is None
@@ -94,6 +99,16 @@ class CommonsContract:
         assert found is not None
         assert (found.price, found.opaque, found.data) == (5_000_000_000, True, None)
 
+    async def test_who_has_bought_it_gets_the_data(self, db: WorkerDb, staff: Staff) -> None:
+        await staff.sell(ENTRY, 5_000_000_000)
+        await staff.grant(ENTRY, USER)
+        for tenant, data in ((GUILD, None), (OTHER, None), (USER, {"b": []})):
+            found = await db.global_get(tenant.key, "s", "key", 1)
+            assert found is not None
+            assert (found.opaque, found.data and orjson.loads(found.data)) == (True, data)
+        await staff.review("s", "key", 1, "denied")
+        assert await db.global_get(USER.key, "s", "key", 1) is None
+
     async def test_versions_are_immutable(self, db: WorkerDb) -> None:
         await db.global_create(GUILD.key, ENTRY)
         for tenant in (GUILD, OTHER):
@@ -107,16 +122,26 @@ class CommonsContract:
             await db.global_create(GUILD.key, replace(ENTRY, key=key, version=version))
             await staff.review("s", key, version, "approved")
 
-        async def find(pattern: str, scope: str = "s", **page: int) -> list[tuple[str, int]]:
-            page = {"limit": 10, **page}
-            return [(r.key, r.version) for r in await db.global_find(OTHER.key, scope, pattern, **page)]  # type: ignore[arg-type]
+        async def find(pattern: str, scope: str = "s") -> list[tuple[str, int]]:
+            return [(r.key, r.version) for r in (await db.global_find(OTHER.key, scope, pattern, limit=10)).items]
 
         assert await find("%%") == [("abc", 1), ("abc", 2), ("abd", 1), ("xyz", 1)]
         assert await find("ab_") == [("abc", 1), ("abc", 2), ("abd", 1)]
         assert await find("x%") == [("xyz", 1)]
         assert await find("X%") == []
         assert await find("%%", "t") == []
-        assert await find("%%", limit=2, skip=1) == [("abc", 2), ("abd", 1)]
+        assert await find("abc\\") == []
+        first = await db.global_find(OTHER.key, "s", "%%", limit=3)
+        assert ([(r.key, r.version) for r in first.items], first.after) == (
+            [("abc", 1), ("abc", 2), ("abd", 1)],
+            "1:abd",
+        )
+        second = await db.global_find(OTHER.key, "s", "%%", limit=3, after=first.after)
+        assert ([(r.key, r.version) for r in second.items], second.after) == ([("xyz", 1)], None)
+        assert (await db.global_find(OTHER.key, "s", "%%", limit=4)).after is None
+        for cursor in ("", "abc", "x:abc", "0:abc", "1:", "1:a b", "99999999999:abc", "-1:abc"):
+            with pytest.raises(RequestError, match="not a cursor"):
+                await db.global_find(OTHER.key, "s", "%%", limit=1, after=cursor)
 
     async def test_only_the_owner_deletes(self, db: WorkerDb, staff: Staff) -> None:
         await db.global_create(GUILD.key, ENTRY)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from pytw.types import GlobalEntry
+from pytw.types import GlobalEntry, Id
 from pytw.worker.memory import MemoryDb
 from pytw.workerdb import WorkerDb
 from tests.storage.commons_contract import CommonsContract, Staff
@@ -27,6 +27,9 @@ class MemoryStaff:
         self._db.published[place] = replace(
             self._db.published[place], owner_type="staff", price=price, review_state="approved"
         )
+
+    async def grant(self, entry: GlobalEntry, tenant: Id) -> None:
+        self._db.bought.add((entry.scope, entry.key, entry.version, tenant.key))
 
 
 class TestMemory(WorkerDbContract, CommonsContract):

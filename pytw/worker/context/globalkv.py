@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import math
 from typing import Any
-from urllib.parse import quote
 
 import msgpack
 import orjson
@@ -13,12 +12,13 @@ import orjson
 from pytw.errors import LimitExceeded, RequestError
 from pytw.limits import (
     GLOBAL_KV_DATA_BYTES_MAX,
+    GLOBAL_KV_FIND_BYTES_MAX,
     GLOBAL_KV_FIND_ROWS_MAX,
     GLOBAL_KV_LONG_BYTES_MAX,
     GLOBAL_KV_VERSION_MAX,
     KV_LOOP_BYTES_MAX,
 )
-from pytw.types import GlobalEntry, GlobalRecord, Id
+from pytw.types import GlobalEntry, GlobalRecord
 from pytw.worker.context import answers
 from pytw.worker.context.call import HostCall, plain
 from pytw.worker.context.operation import Bucket, Handler, Need, Operation
@@ -51,7 +51,7 @@ class GlobalKv:
 
     def __init__(self, db: WorkerDb, frontend_url: str = "") -> None:
         self._db = db
-        self._frontend_url = frontend_url.rstrip("/")
+        self._frontend_url = frontend_url
 
     def operations(self) -> dict[str, Operation]:
         return {
@@ -65,13 +65,14 @@ class GlobalKv:
         pattern, scope = call.text(0, "pattern"), call.text(1, "scope")
         found = await self._db.global_find(call.tenant, scope, pattern, limit=GLOBAL_KV_FIND_ROWS_MAX)
         # As in `Kv.find`: a part may not pass for the whole.
-        if len(found) >= GLOBAL_KV_FIND_ROWS_MAX and await self._db.global_find(
-            call.tenant, scope, pattern, limit=1, skip=GLOBAL_KV_FIND_ROWS_MAX
-        ):
+        if found.after is not None:
+            many = len(found.items) >= GLOBAL_KV_FIND_ROWS_MAX
             raise LimitExceeded(
                 f"more than {GLOBAL_KV_FIND_ROWS_MAX:,} versions match {pattern[:80]!r}: use a narrower pattern"
+                if many
+                else f"The records found are longer than {GLOBAL_KV_FIND_BYTES_MAX:,} bytes together: use a narrower pattern"
             )
-        return answers.one([_partial(record) for record in found])
+        return answers.one([_partial(record) for record in found.items])
 
     async def get(self, call: HostCall) -> bytes:
         key, version, scope = call.text(0, "key"), _version(call.plain(1)), call.text(2, "scope")
@@ -84,14 +85,9 @@ class GlobalKv:
 
     def _data(self, call: HostCall, record: GlobalRecord) -> dict[str, Any]:
         if record.data is None:
-            return {"type": "PurchaseRequired", "purchase_url": self._purchase_url(call.tenant, record)}
+            return {"type": "PurchaseRequired", "purchase_url": record.purchase_url(self._frontend_url, call.tenant)}
         kind = answers.OPAQUE_JSON if record.opaque else answers.LAZY_JSON
         return {"type": "Value", "data": msgpack.ExtType(kind, record.data)}
-
-    def _purchase_url(self, tenant: int, record: GlobalRecord) -> str:
-        owner = Id.of(tenant)
-        place = f"{quote(record.scope, safe='')}/{quote(record.key, safe='')}/{record.version}"
-        return f"{self._frontend_url}/global-kvs/{place}?{owner.owner_type.value}={owner.owner_id}"
 
     async def create(self, call: HostCall) -> bytes:
         packed = call.raw(0)
