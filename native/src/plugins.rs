@@ -167,6 +167,16 @@ fn tenant_state(call: &Call, index: c_int) -> Result<(), Fault> {
     field(call, index, c"data", ffi::LUA_TTABLE)
 }
 
+fn template(call: &Call, index: c_int) -> Result<(), Fault> {
+    call.table(index)?;
+    field(call, index, c"name", ffi::LUA_TSTRING)
+}
+
+fn new_template(call: &Call, index: c_int) -> Result<(), Fault> {
+    template(call, index)?;
+    field(call, index, c"content", ffi::LUA_TTABLE)
+}
+
 // ---- methods ------------------------------------------------------------------------------------------
 
 /// Methods that are host calls: the name in Luau, the name of the call, what the arguments must be.
@@ -273,6 +283,12 @@ impl Object for Runtime {
         (c"gettenantstate", |call| remote::<{ tag::RUNTIME }>(call, "runtime.gettenantstate", &[])),
         (c"settenantstate", |call| remote::<{ tag::RUNTIME }>(call, "runtime.settenantstate", &[tenant_state])),
         (c"stats", |call| remote::<{ tag::RUNTIME }>(call, "runtime.stats", &[])),
+        (c"get_secret", |call| remote::<{ tag::RUNTIME }>(call, "runtime.get_secret", &[text])),
+        (c"list_templates", |call| remote::<{ tag::RUNTIME }>(call, "runtime.list_templates", &[])),
+        (c"get_template", |call| remote::<{ tag::RUNTIME }>(call, "runtime.get_template", &[text])),
+        (c"create_template", |call| remote::<{ tag::RUNTIME }>(call, "runtime.create_template", &[new_template])),
+        (c"update_template", |call| remote::<{ tag::RUNTIME }>(call, "runtime.update_template", &[template])),
+        (c"delete_template", |call| remote::<{ tag::RUNTIME }>(call, "runtime.delete_template", &[text])),
         (c"links", |call| runtime_info(call, "links", c"links")),
         (c"eventlist", |call| runtime_info(call, "eventlist", c"events")),
         (c"getexposedvfs", exposed_vfs),
