@@ -55,6 +55,8 @@ class SlotMachine:
     epoch: int = 0
     ready_at: float = 0.0
     deaf: bool = False
+    #: It is killed because the slot closes before it was ready, and for no fault of its own.
+    unstarted: bool = False
     _closing: bool = False
     _replacing: bool = False
 
@@ -127,6 +129,7 @@ class SlotMachine:
         if self.state is State.WAITING:
             self.state = State.CLOSED
         elif self.state is State.STARTING:
+            self.unstarted = True
             return self._kill()
         elif self.state is State.READY:
             self.state = State.LEAVING

@@ -124,7 +124,11 @@ class Supervisor:
             await slot.ready.wait()
 
     async def close(self, timeout_s: float) -> bool:
-        """Drains all workers. Returns whether they all ended by themselves; those that did not are killed."""
+        """Drains all workers. Returns whether they all ended in time; those that did not are killed.
+
+        Args:
+            timeout_s: 0 gives them none, so that none is late.
+        """
         for slot in self._slots.values():
             self._act(slot, slot.machine.close(self._clock()))
             if slot.machine.state is State.CLOSED:
@@ -134,7 +138,8 @@ class Supervisor:
                 for slot in self._slots.values():
                     await slot.gone.wait()
         except TimeoutError:
-            log.warning("workers %s did not end in time", [i for i, s in self._slots.items() if s.process])
+            if timeout_s:
+                log.warning("workers %s did not end in time", [i for i, s in self._slots.items() if s.process])
         in_time = not any(slot.process for slot in self._slots.values())
         self.kill()
         if self._ticker is not None:
@@ -224,8 +229,13 @@ class Supervisor:
             elif do is Do.KILL:
                 slot.ready.clear()
                 if slot.process is not None:
-                    cause = "is deaf" if machine.deaf else "lost its link or did not end in time"
-                    log.warning("worker %d (pid %d) %s: killing it", machine.worker_id, slot.process.pid, cause)
+                    if machine.unstarted:
+                        log.info(
+                            "worker %d (pid %d) has not started yet: ending it", machine.worker_id, slot.process.pid
+                        )
+                    else:
+                        cause = "is deaf" if machine.deaf else "lost its link or did not end in time"
+                        log.warning("worker %d (pid %d) %s: killing it", machine.worker_id, slot.process.pid, cause)
                     self._signal(slot.process, signal.SIGKILL)
             elif do is Do.LEAVE:
                 self._background(self._drain(machine.worker_id, machine.epoch))
@@ -274,7 +284,7 @@ class Supervisor:
         ran = blame.read_slots(process.blame_fd, self._vm_threads)
         os.close(process.blame_fd)
         deaf = slot.machine.deaf
-        orderly = slot.machine.state is State.LEAVING
+        orderly = slot.machine.state is State.LEAVING or slot.machine.unstarted
         try:
             # Only a worker whose fork server died before it is our own child.
             ended = os.waitid(os.P_PIDFD, process.pidfd, os.WEXITED | os.WNOHANG)

@@ -46,6 +46,7 @@ def test_broken_tree_ends_the_server_with_its_error_in_one_line(kind: str, tmp_p
         assert said.startswith("tw: the built-in templates do not run: ")
         assert "init.luau" in said and ":3: " in said
         assert "Traceback" not in server.log
+        assert "killing it" not in server.log and "did not end in time" not in server.log
     finally:
         server.close()
 

@@ -1,6 +1,7 @@
 """The supervisor with real processes: `sleep` stands for a worker."""
 
 import asyncio
+import logging
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import pytest
 
 from pytw.errors import Unavailable
 from pytw.master.supervisor import Supervisor
+from tests.worker.fakes import until
 
 
 @dataclass
@@ -100,6 +102,47 @@ async def test_close_ends_all_and_says_whether_they_left_in_time(hands: Sleeping
     await hands.supervisor.wait_ready()
     assert await hands.supervisor.close(5)
     assert hands.supervisor.status()[0]["state"] == "closed"
+
+
+async def test_close_reports_none_as_killed_that_ends_when_it_is_told(
+    hands: SleepingHands, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert hands.supervisor is not None
+    await hands.supervisor.wait_ready()
+    with caplog.at_level(logging.INFO):
+        assert await hands.supervisor.close(5)
+    assert "left with status -15" in caplog.text
+    assert "killing it" not in caplog.text
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+async def test_worker_that_has_not_started_is_ended_by_close_and_reported_as_no_fault(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    hands = SleepingHands(ready=False)
+    supervisor = hands.supervisor = Supervisor(1, 2, hands)
+    supervisor.start()
+    await until(lambda: supervisor.status()[0]["pid"], "the process")
+    with caplog.at_level(logging.INFO):
+        await supervisor.close(0)
+        await hands.died.wait()
+        await until(lambda: "left with status" in caplog.text, "the account of its end")
+    hands.processes[0].wait(5)
+    assert "has not started yet: ending it" in caplog.text
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+async def test_worker_that_does_not_end_when_it_is_told_is_reported_as_late(caplog: pytest.LogCaptureFixture) -> None:
+    class WithoutWord(SleepingHands):
+        async def drain(self, worker_id: int, epoch: int) -> None: ...
+
+    hands = WithoutWord()
+    supervisor = hands.supervisor = Supervisor(1, 2, hands)
+    supervisor.start()
+    await supervisor.wait_ready()
+    assert not await supervisor.close(0.01)
+    assert hands.processes[0].wait(5) == -signal.SIGKILL
+    assert "workers [0] did not end in time" in caplog.text
 
 
 async def test_refused_spawn_is_a_failure_of_the_slot_only() -> None:
