@@ -184,6 +184,8 @@ KV_EXPIRY_ATTEMPTS_MAX = 10
 TENANT_EVENTS_MAX = 100
 TENANT_EVENT_BYTES_MAX = 128
 TENANT_DATA_BYTES_MAX = 262_144
+STATE_READS_TENANT_BYTES_MAX = 2 * MIB  # of states that a tenant's templates have read, in its worker
+STATE_READS_BYTES_MAX = 32 * MIB
 
 # ---- storage ---------------------------------------------------------------------------------------
 CURSOR_WRITE_MS = 500

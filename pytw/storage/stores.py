@@ -49,6 +49,7 @@ class Stores:
         self.gate = self.tenants.gate
         self.tenant_state = self.tenants.tenant_state
         self.set_tenant_state = self.tenants.set_tenant_state
+        self.update_tenant_state = self.tenants.update_tenant_state
         self.program = self.templates.program
         self.kv_get = self.kv.get
         self.kv_set = self.kv.set

@@ -14,9 +14,12 @@ import orjson
 from pytw.errors import Conflict, LimitExceeded, RequestError
 from pytw.eventnames import DEFAULT_EVENTS
 from pytw.limits import TENANT_DATA_BYTES_MAX, TENANT_EVENT_BYTES_MAX, TENANT_EVENTS_MAX
+from pytw.storage.statemerge import merge
 from pytw.types import Id, OwnerType, TenantGate, TenantState
 
 if TYPE_CHECKING:
+    import asyncpg
+
     from pytw.storage.pool import Database
 
 # A row for each tenant's state and for each template that runs; of_state tells them apart.
@@ -36,6 +39,12 @@ INSERT INTO tenant_state AS old (owner_id, owner_type, events, data) VALUES ($1,
 ON CONFLICT (owner_id, owner_type) DO UPDATE SET
     events = excluded.events, data = excluded.data, revision = old.revision + 1, last_updated_at = now()
 WHERE $5::bigint IS NULL OR old.revision = $5"""
+
+# A tenant without a row gets one, so that two first writers wait for each other, too.
+MAKE_STATE = """
+INSERT INTO tenant_state (owner_id, owner_type, events, revision) VALUES ($1, $2, $3, 0)
+ON CONFLICT (owner_id, owner_type) DO NOTHING"""
+LOCK_STATE = STATE + " FOR UPDATE"
 
 SET_BANNED = """
 INSERT INTO tenant_state AS old (owner_id, owner_type, events, banned) VALUES ($1, $2, $3, $4)
@@ -59,6 +68,27 @@ def checked_events(events: Iterable[str]) -> list[str]:
                 f"not an event name: {name[:40]!r}", hint=f"1 to {TENANT_EVENT_BYTES_MAX} printable bytes"
             )
     return found
+
+
+def checked_state(state: TenantState) -> tuple[list[str], str]:
+    """Its events, sorted, and its data as JSON.
+
+    Raises:
+        LimitExceeded: more than `TENANT_EVENTS_MAX` events or `TENANT_DATA_BYTES_MAX` bytes of data.
+        RequestError: data is not a JSON object, or no event name.
+    """
+    events = checked_events(state.events)
+    try:
+        data = orjson.dumps(dict(state.data))
+    except (TypeError, ValueError) as error:
+        raise RequestError(f"tenant data is not a JSON object: {error}") from None
+    if len(data) > TENANT_DATA_BYTES_MAX:
+        raise LimitExceeded("tenant data too long", hint=f"{TENANT_DATA_BYTES_MAX} bytes of JSON at most")
+    return events, data.decode()
+
+
+def _state(row: asyncpg.Record) -> TenantState:
+    return TenantState(frozenset(row["events"]), orjson.loads(row["data"]), row["banned"], row["revision"])
 
 
 class TenantStore:
@@ -95,7 +125,7 @@ class TenantStore:
         row = await self._db.fetchrow(STATE, owner.owner_id, owner.owner_type.value)
         if row is None:
             return TenantState(DEFAULT_EVENTS, {})
-        return TenantState(frozenset(row["events"]), orjson.loads(row["data"]), row["banned"], row["revision"])
+        return _state(row)
 
     async def set_tenant_state(self, tenant: int, state: TenantState, *, if_revision: int | None = None) -> None:
         """Replace events and data. Never the ban: that is not the tenant's to lift; see `set_banned`.
@@ -107,17 +137,30 @@ class TenantStore:
             RequestError: data is not a JSON object.
             Conflict: the row has another revision.
         """
-        events = checked_events(state.events)
-        try:
-            data = orjson.dumps(dict(state.data))
-        except (TypeError, ValueError) as error:
-            raise RequestError(f"tenant data is not a JSON object: {error}") from None
-        if len(data) > TENANT_DATA_BYTES_MAX:
-            raise LimitExceeded("tenant data too long", hint=f"{TENANT_DATA_BYTES_MAX} bytes of JSON at most")
         owner = Id.of(tenant)
-        arguments = (owner.owner_id, owner.owner_type.value, events, data.decode(), if_revision)
+        arguments = (owner.owner_id, owner.owner_type.value, *checked_state(state), if_revision)
         if not await self._db.execute(SET_STATE, *arguments):
             raise Conflict("the tenant's state has been changed meanwhile", hint="read it again")
+
+    async def update_tenant_state(self, tenant: int, base: TenantState | None, wanted: TenantState) -> TenantState:
+        """Lay what *wanted* changes of *base* over the state of now: of two writers neither loses anything.
+
+        Args:
+            base: what the writer has read; None replaces events and data. Bans are neither read nor written here.
+        Returns: the state that is stored.
+        Raises:
+            LimitExceeded, RequestError: as `set_tenant_state`, of what comes out.
+        """
+        checked_state(wanted)
+        key = (Id.of(tenant).owner_id, Id.of(tenant).owner_type.value)
+        async with self._db.transaction() as connection:
+            await connection.execute(MAKE_STATE, *key, sorted(DEFAULT_EVENTS))
+            row = await connection.fetchrow(LOCK_STATE, *key)
+            assert row is not None
+            now = _state(row)
+            merged = wanted if base is None or base.revision == now.revision else merge(base, wanted, now)
+            await connection.execute(SET_STATE, *key, *checked_state(merged), None)
+        return TenantState(merged.events, merged.data, now.banned, now.revision + 1)
 
     async def set_banned(self, tenant: int, banned: bool) -> None:
         """Ban a tenant, or lift its ban; its events and data stay."""
@@ -125,4 +168,4 @@ class TenantStore:
         await self._db.execute(SET_BANNED, owner.owner_id, owner.owner_type.value, sorted(DEFAULT_EVENTS), banned)
 
 
-__all__ = ["TenantStore", "checked_events"]
+__all__ = ["TenantStore", "checked_events", "checked_state"]

@@ -16,7 +16,8 @@ from pytw.routing import worker_of
 from pytw.storage.globalkv import NUL, checked_entry, global_place
 from pytw.storage.kv import checked_key, checked_scopes, new_id, to_row
 from pytw.storage.objectkeys import checked_object_data, checked_object_key, checked_object_prefix, checked_url_life
-from pytw.storage.tenants import checked_events
+from pytw.storage.statemerge import merge
+from pytw.storage.tenants import checked_events, checked_state
 from pytw.types import (
     GlobalEntry,
     GlobalRecord,

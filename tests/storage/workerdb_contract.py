@@ -9,7 +9,7 @@ import pytest
 
 from pytw.errors import LimitExceeded, PytwError, RequestError
 from pytw.eventnames import DEFAULT_EVENTS
-from pytw.limits import KV_KEY_BYTES_MAX, KV_VALUE_BYTES_MAX, TENANT_EVENTS_MAX
+from pytw.limits import KV_KEY_BYTES_MAX, KV_VALUE_BYTES_MAX, TENANT_DATA_BYTES_MAX, TENANT_EVENTS_MAX
 from pytw.storage.stores import Stores
 from pytw.types import Draft, Id, TenantState
 from pytw.workerdb import WorkerDb
@@ -185,6 +185,22 @@ class WorkerDbContract:
         state = await db.tenant_state(GUILD.key)
         assert (state.events, dict(state.data)) == (frozenset({"A", "B"}), {"x": [1]})
         assert (await db.gate(GUILD.key)).events == frozenset({"A", "B"})
+
+    async def test_writers_of_one_reading_lose_nothing(self, db: WorkerDb) -> None:
+        read = await db.tenant_state(GUILD.key)
+        await db.update_tenant_state(GUILD.key, read, TenantState(read.events | {"A"}, {"o": {"a": [1, None]}}))
+        stored = await db.update_tenant_state(GUILD.key, read, TenantState(frozenset({"B"}), {"o": {"b": 2.5}}))
+        assert stored == await db.tenant_state(GUILD.key)
+        assert (stored.events, stored.data) == ({"A", "B"}, {"o": {"a": [1, None], "b": 2.5}})
+        assert stored.revision == read.revision + 2
+        await db.update_tenant_state(GUILD.key, None, TenantState(frozenset({"C"}), {}))
+        assert (await db.gate(GUILD.key)).events == {"C"}
+
+    async def test_update_that_cannot_be_kept_is_refused(self, db: WorkerDb) -> None:
+        read = await db.tenant_state(GUILD.key)
+        with pytest.raises(LimitExceeded):
+            await db.update_tenant_state(GUILD.key, read, TenantState(read.events, {"x": "y" * TENANT_DATA_BYTES_MAX}))
+        assert await db.tenant_state(GUILD.key) == read
 
     async def test_too_many_events_are_refused(self, db: WorkerDb) -> None:
         with pytest.raises(LimitExceeded):

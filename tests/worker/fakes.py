@@ -127,8 +127,10 @@ async def until(condition: Callable[[], Any], what: str) -> None:
         raise AssertionError(f"waited in vain for {what}") from None
 
 
-def call(name: str, *args: object, caps: tuple[str, ...] = ("*",), tenant: int = GUILD) -> HostCall:
-    made = HostCall(tenant, msgpack.packb([1, "t", name, None, list(args)]))
+def call(
+    name: str, *args: object, caps: tuple[str, ...] = ("*",), tenant: int = GUILD, request: int = 1, template: str = "t"
+) -> HostCall:
+    made = HostCall(tenant, msgpack.packb([request, template, name, None, list(args)]))
     made.caps = frozenset(caps)
     return made
 

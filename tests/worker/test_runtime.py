@@ -6,7 +6,7 @@ import msgpack
 import orjson
 import pytest
 
-from pytw.errors import DiscordUnavailable, Forbidden, PytwError
+from pytw.errors import Conflict, DiscordUnavailable, Forbidden, PytwError
 from pytw.eventnames import DISCORD_EVENTS, EVENT_LIST
 from pytw.limits import BOT_STATS_RETRY_S, BOT_STATS_S, TENANT_EVENT_BYTES_MAX, TENANT_EVENTS_MAX
 from pytw.types import TenantState
@@ -90,13 +90,72 @@ async def test_bad_states_say_what_to_do_and_change_nothing(world: World, state:
 async def test_empty_tables_are_what_their_place_asks_for(world: World, empty: object):
     """Luau does not tell an empty list from an empty map."""
     await world.ask("settenantstate", {"events": empty, "data": empty})
-    assert world.db.states[GUILD] == TenantState(frozenset(), {})
+    assert world.db.states[GUILD] == TenantState(frozenset(), {}, revision=1)
 
 
 async def test_as_many_events_as_may_be(world: World):
     names = [f"e{number}" for number in range(TENANT_EVENTS_MAX)]
     await world.ask("settenantstate", {"events": names, "data": {}})
     assert world.db.states[GUILD].events == set(names)
+
+
+async def read(world: World, **options) -> dict:
+    """The state as a script has it: JSON made into tables."""
+    (state,) = await world.ask("gettenantstate", **options)
+    return {**state, "data": orjson.loads(state["data"].data)}
+
+
+async def test_what_others_wrote_since_the_table_was_read_stays(world: World):
+    mine, theirs = await read(world, request=1), await read(world, request=2)
+    theirs["events"].append("Theirs")
+    theirs["data"]["refs"] = {"t": True}
+    await world.ask("settenantstate", theirs, request=2)
+    mine["events"].remove("WebGetSettings")
+    mine["data"]["refs"] = {"m": True}
+    await world.ask("settenantstate", mine, request=1)
+    state = world.db.states[GUILD]
+    assert state.events == {"INTERACTION_CREATE", "WebExecuteSetting", "Theirs"}
+    assert (state.data, state.revision) == ({"refs": {"t": True, "m": True}}, 2)
+
+
+async def test_table_that_is_written_again_is_what_it_was_written_as(world: World):
+    """What a template put there itself it can take away, in the same request or in a later one."""
+    mine = await read(world, request=1)
+    for request, data in ((1, {"a": 1}), (1, {"b": 1}), (7, {"c": 1})):
+        await world.ask("settenantstate", {**mine, "data": data}, request=request)
+        assert world.db.states[GUILD].data == data
+
+
+async def test_two_requests_that_read_one_revision_do_not_undo_each_other(world: World):
+    one, two = await read(world, request=1), await read(world, request=2)
+    await world.ask("settenantstate", {**one, "data": {"one": 1}}, request=1)
+    await world.ask("settenantstate", {**two, "data": {"two": 1}}, request=2)
+    assert world.db.states[GUILD].data == {"one": 1, "two": 1}
+
+
+async def test_table_without_revision_is_a_change_of_what_its_request_read_last(world: World):
+    await read(world, request=1)
+    world.db.states[GUILD] = TenantState(frozenset({"Theirs"}), {"theirs": 1}, revision=5)
+    await world.ask("settenantstate", {"events": ["Mine"], "data": {"mine": 1}}, request=1)
+    assert world.db.states[GUILD].events == {"Theirs", "Mine"}
+    assert world.db.states[GUILD].data == {"theirs": 1, "mine": 1}
+    await world.ask("settenantstate", {"events": ["Only"], "data": {}}, request=2)
+    assert (world.db.states[GUILD].events, world.db.states[GUILD].data) == ({"Only"}, {})
+
+
+async def test_revision_that_nobody_remembers_is_only_good_while_it_is_the_last(world: World):
+    world.db.states[GUILD] = TenantState(frozenset({"A"}), {"a": 1}, revision=5)
+    await world.ask("settenantstate", {"events": ["A"], "data": {}, "revision": 5.0})
+    world.db.states[GUILD] = TenantState(frozenset({"A"}), {"a": 1}, revision=9)
+    with pytest.raises(Conflict, match=r"revision 8, now 9.*read it again"):
+        await world.ask("settenantstate", {"events": [], "data": {}, "revision": 8})
+    assert world.db.states[GUILD].events == {"A"}
+
+
+@pytest.mark.parametrize("revision", ["1", True, 1.5, float("inf"), float("nan"), {}])
+async def test_revision_is_a_number(world: World, revision: object):
+    with pytest.raises(PytwError, match="revision must be the number"):
+        await world.ask("settenantstate", {"events": [], "data": {}, "revision": revision})
 
 
 @pytest.mark.parametrize("action", ["gettenantstate", "settenantstate", "stats"])

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgpack
 
-from pytw.errors import LimitExceeded, RequestError
+from pytw.errors import Conflict, LimitExceeded, RequestError
 from pytw.eventnames import EVENT_LIST
 from pytw.limits import TENANT_EVENT_BYTES_MAX, TENANT_EVENTS_MAX
 from pytw.types import TenantState
@@ -15,6 +15,7 @@ from pytw.worker.context import answers
 from pytw.worker.context.botstats import BotStats
 from pytw.worker.context.call import HostCall
 from pytw.worker.context.operation import Bucket, Handler, Need, Operation
+from pytw.worker.context.statereads import StateReads
 from pytw.workerdb import WorkerDb
 
 
@@ -30,6 +31,7 @@ class Runtime:
         self._db = db
         self._changed = changed
         self._stats = stats
+        self._reads = StateReads()
 
     def operations(self) -> dict[str, Operation]:
         return _operations(
@@ -42,16 +44,36 @@ class Runtime:
 
     async def gettenantstate(self, call: HostCall) -> bytes:
         state = await self._db.tenant_state(call.tenant)
+        self._reads.note_read(call, state)
         return answers.one(
-            {"events": sorted(state.events), "banned": state.banned, "data": answers.json(dict(state.data))}
+            {
+                "events": sorted(state.events),
+                "banned": state.banned,
+                "data": answers.json(dict(state.data)),
+                "revision": state.revision,
+            }
         )
 
     async def settenantstate(self, call: HostCall) -> bytes:
         wanted = call.table(0, "the state")
         state = TenantState(_events(wanted.get("events")), _data(wanted.get("data")))
-        await self._db.set_tenant_state(call.tenant, state)
+        revision = _revision(wanted.get("revision"))
+        await self._db.update_tenant_state(call.tenant, await self._base(call, revision), state)
+        self._reads.note_written(call, revision, state)
         await self._changed(call.tenant)
         return answers.NOTHING
+
+    async def _base(self, call: HostCall, revision: int | None) -> TenantState | None:
+        """What the caller has read before; None if it has read nothing. Raises: Conflict: that is not known any more."""
+        base = self._reads.base(call, revision)
+        if base is None and revision is not None:
+            base = await self._db.tenant_state(call.tenant)
+            if base.revision != revision:
+                raise Conflict(
+                    f"the state has been changed since this table was read (revision {revision}, now {base.revision}): "
+                    "read it again with gettenantstate and change that"
+                )
+        return base
 
     async def stats(self, _call: HostCall) -> bytes:
         return answers.one_read_only(await self._stats.read())
@@ -80,6 +102,16 @@ def _data(data: Any) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise RequestError("data must be a table with text for keys")
     return data
+
+
+def _revision(revision: Any) -> int | None:
+    if revision is None:
+        return None
+    if isinstance(revision, float) and revision.is_integer():
+        revision = int(revision)
+    if not isinstance(revision, int) or isinstance(revision, bool):
+        raise RequestError("revision must be the number that gettenantstate gave")
+    return revision
 
 
 def _operations(actions: dict[str, Handler]) -> dict[str, Operation]:
