@@ -13,6 +13,7 @@ from tests.gateway.parts import GUILD, mocked
 
 KILLS = 4
 EVENTS_BETWEEN_KILLS = 120
+#: The pace of messages, so that a kill falls among them.
 PAUSE_S = 0.002
 ROOT = Path(__file__).parents[2]
 

@@ -370,14 +370,14 @@ async def test_answering_runs_coroutines_and_cancels_them(pair: Pair, until: Cal
     await until(lambda: ended == ["cancelled"])
 
 
-async def test_a_closed_link_fails_what_is_pending_on_both_sides(pair: Pair) -> None:
+async def test_a_closed_link_fails_what_is_pending_on_both_sides(pair: Pair, until: Callable[..., Any]) -> None:
     await pair.start({Kind.DB: lambda link, call: None})
     link, client = await pair.connect(handlers={Kind.DISPATCH: never})
     waiting = [
         asyncio.ensure_future(link.request(Kind.DISPATCH, 1, b"", 60.0)),
         asyncio.ensure_future(client.request(Kind.DB, 1, b"", 60.0)),
     ]
-    await asyncio.sleep(0.01)
+    await until(lambda: client.serving == link.serving == 1)
     await client.close("bye")
     results = await asyncio.gather(*waiting, return_exceptions=True)
     assert [type(result) for result in results] == [WorkerLost, WorkerLost]

@@ -248,11 +248,11 @@ class WorkerLikeContract:
             await rig.like.check_template(A, template("t", " " * (LIMITS.source_bytes_max + 1)))
 
     async def test_killed_worker_answers_what_was_pending(self, rig: Rig):
-        await rig.put(A, WAIT)
-        await rig.put(B, WAIT)
+        source = "return { E = function(ctx) ctx.KV:get('runs', {'s'}) task.wait(30) end }"
+        await rig.put(A, source)
+        await rig.put(B, source)
         pending = [asyncio.create_task(rig.like.dispatch_event(t, event())) for t in (A, B)]
-        await until(lambda: not any(task.done() for task in pending), "the events to be sent")
-        await asyncio.sleep(0.05)
+        await until(lambda: {("kv_get", A), ("kv_get", B)} <= set(rig.db.calls), "the events to run")
         await rig.like.kill()
         async with asyncio.timeout(2):
             outcomes = [(await task).outcome for task in pending]
