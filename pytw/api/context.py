@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from aiohttp import web
 
 from pytw.limits import Limits
-from pytw.types import CreateEvent, DispatchResult, Draft, Id, TemplateSource
+from pytw.types import CreateEvent, DispatchResult, Draft, GlobalPage, GlobalPurchase, GlobalRecord, Id, TemplateSource
 
 if TYPE_CHECKING:
     from pytw.storage.templates import Template
@@ -63,6 +63,45 @@ class SignedObjects(Protocol):
     async def open_link(self, owner: Id, key: str, *, expires: str, signature: str) -> bytes: ...
 
 
+class GlobalKvs(Protocol):
+    """The part of `storage.globalkv.GlobalKvStore` that the API uses."""
+
+    async def find(self, scope: str, pattern: str, *, limit: int, after: str | None) -> GlobalPage: ...
+    async def get(self, scope: str, key: str, version: int) -> GlobalRecord: ...
+    async def create(
+        self,
+        scope: str,
+        key: str,
+        version: int,
+        *,
+        owner_type: str,
+        owner_id: str,
+        data: Any,
+        short: str,
+        long: str | None,
+        public_metadata: Any,
+        public_data: bool,
+        price: int | None,
+        review_state: str,
+    ) -> None: ...
+
+
+class GlobalStaff(Protocol):
+    """The part of `storage.globalstaff.GlobalKvStaff` that the API uses."""
+
+    async def in_state(self, state: str, *, limit: int, after: tuple[str, str, int]) -> GlobalPage: ...
+    async def get(self, scope: str, key: str, version: int) -> GlobalRecord: ...
+    async def review(self, scope: str, key: str, version: int, state: str) -> None: ...
+    async def set_price(self, scope: str, key: str, version: int, price: int | None) -> None: ...
+    async def grant(
+        self, scope: str, key: str, version: int, owner: Id, *, granted_by: str, price: int | None
+    ) -> int: ...
+    async def revoke(self, scope: str, key: str, version: int, owner: Id) -> None: ...
+    async def purchases(
+        self, scope: str, key: str, version: int, *, limit: int, after: Id | None
+    ) -> Sequence[GlobalPurchase]: ...
+
+
 class MockSay(Protocol):
     """The mock Discord of dev mode."""
 
@@ -79,6 +118,7 @@ class ApiContext:
         session: the user id behind a token, None if there is none.
         root_users: users who may do everything.
         mock: None outside of dev mode.
+        frontend_url: the website, where things are bought.
     """
 
     workers: Workers
@@ -90,6 +130,9 @@ class ApiContext:
     root_users: Collection[str] = ()
     mock: MockSay | None = None
     objects: SignedObjects | None = None
+    global_kv: GlobalKvs | None = None
+    global_staff: GlobalStaff | None = None
+    frontend_url: str = ""
     #: Set when the server drains: nothing new is run.
     draining: bool = False
 

@@ -161,6 +161,9 @@ class _Master:
             )
         )
         stack.push_async_callback(api.close)
+                global_kv=stores.global_kv,
+                global_staff=stores.global_staff,
+                frontend_url=config.sites.frontend,
         await api.start(self._listener, Path(control_socket(str(self._data_dir))))
         await workers.start()
         await workers.wait_ready()

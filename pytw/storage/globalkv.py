@@ -42,6 +42,7 @@ KEY = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{1,62}[A-Za-z0-9_-]")
 #: A NUL in JSON text, after an even number of backslashes.
 NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 STAFF = "staff"
+REVIEW_STATES = frozenset({"pending", "approved", "denied"})
 
 COLUMNS = """key, version, scope, owner_type, owner_id, short, public_metadata::text AS public_metadata, public_data, price,
     review_state, created_at, last_updated_at"""
@@ -75,8 +76,11 @@ WITH used AS (
     WHERE owner_id = $5 AND owner_type = $4 AND $4 <> '{STAFF}'
 ), retired AS (SELECT FROM global_kv_retired WHERE {PLACE}),
 written AS (
-    INSERT INTO global_kv (scope, key, version, owner_type, owner_id, short, long, public_metadata, data, public_data, price)
-    SELECT $1, $2, $3, $4, $5, $6, $7, $8::text::jsonb, $9::text::jsonb, $10, $11 FROM used
+    INSERT INTO global_kv (scope, key, version, owner_type, owner_id, short, long, public_metadata, data, public_data,
+        price, review_state, approved_at)
+    SELECT $1, $2, $3, $4, $5, $6, $7, $8::text::jsonb, $9::text::jsonb, $10, $11, $12,
+        CASE WHEN $12 = 'approved' THEN now() END
+    FROM used
     WHERE versions < {GLOBAL_KV_OWNED_MAX} AND bytes < {GLOBAL_KV_OWNED_BYTES_MAX} AND NOT EXISTS (SELECT FROM retired)
     ON CONFLICT (scope, key, version) DO NOTHING RETURNING 1
 )
@@ -141,19 +145,21 @@ class GlobalKvStore:
         public_metadata: Any = None,
         public_data: bool = False,
         price: int | None = None,
+        review_state: str = "pending",
     ) -> None:
-        """Publish a version, which nobody changes later; it waits for review.
+        """Publish a version, which nobody changes later; it waits for review, unless staff says otherwise.
 
         Args:
             data, public_metadata: what orjson writes; an ``orjson.Fragment`` where it is JSON already.
         Raises:
             Conflict: the version exists, or existed.
-            RequestError: a bad key, or a price by somebody who is not staff.
+            RequestError: a bad key or review state, or a price by somebody who is not staff.
             LimitExceeded: a text or the data is too long, or the owner has published too much.
         """
         if price is not None and owner_type != STAFF:
             raise RequestError("only staff may set a price")
         checked_price(price)
+        checked_review_state(review_state)
         entry = GlobalEntry(
             scope=scope,
             key=key,
@@ -166,8 +172,8 @@ class GlobalKvStore:
         )
         checked_entry(entry)
         metadata, content = entry.public_metadata.decode(), entry.data.decode()
-        arguments = (scope, key, version, owner_type, owner_id, short, long, metadata, content, public_data, price)
-        told = await self._db.fetchrow(CREATE, *arguments)
+        told_of_it = (short, long, metadata, content, public_data, price, review_state)
+        told = await self._db.fetchrow(CREATE, scope, key, version, owner_type, owner_id, *told_of_it)
         assert told is not None
         if told["written"]:
             return
@@ -211,6 +217,13 @@ def global_place(after: str | None) -> tuple[int, str]:
     if not separator or not version.isascii() or not version.isdigit() or not may_exist(key, int(version[:11])):
         raise RequestError(f"not a cursor: {after[:80]!r}", hint="`after` is what the page before told")
     return int(version), key
+
+
+def checked_review_state(state: str) -> str:
+    """Raises: RequestError."""
+    if state not in REVIEW_STATES:
+        raise RequestError(f"not a review state: {state[:40]!r}", hint=", ".join(sorted(REVIEW_STATES)))
+    return state
 
 
 def checked_price(price: int | None) -> None:

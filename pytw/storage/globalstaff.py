@@ -10,14 +10,12 @@ from typing import TYPE_CHECKING
 
 from pytw.errors import Conflict, NotFound, RequestError
 from pytw.limits import GLOBAL_KV_FIND_BYTES_MAX, GLOBAL_KV_FIND_ROWS_MAX, GLOBAL_KV_PURCHASES_SHOWN_MAX
-from pytw.storage.globalkv import COLUMNS, PLACE, STAFF, checked_price, may_exist, record
+from pytw.storage.globalkv import COLUMNS, PLACE, STAFF, checked_price, checked_review_state, may_exist, record
 from pytw.types import GlobalPage, GlobalPurchase, Id, OwnerType
 
 if TYPE_CHECKING:
     from pytw.storage.pool import Database
     from pytw.types import GlobalRecord
-
-REVIEW_STATES = frozenset({"pending", "approved", "denied"})
 
 # One row more than a page has says that there are others.
 LIST = f"""
@@ -62,7 +60,7 @@ class GlobalKvStaff:
     def __init__(self, db: Database) -> None:
         self._db = db
 
-    async def list(
+    async def in_state(
         self, state: str, *, limit: int = GLOBAL_KV_FIND_ROWS_MAX, after: tuple[str, str, int] = ("", "", 0)
     ) -> GlobalPage:
         """Versions in a review state, by scope, key and version, without their data, behind the place *after*.
@@ -72,7 +70,7 @@ class GlobalKvStaff:
         Raises: RequestError.
         """
         limit = max(1, min(limit, GLOBAL_KV_FIND_ROWS_MAX))
-        rows = await self._db.fetch(LIST, _checked_state(state), *after, limit)
+        rows = await self._db.fetch(LIST, checked_review_state(state), *after, limit)
         items = [record(row) for row in rows]
         return GlobalPage(items, items[-1].cursor if items and rows[0]["candidates"] > len(items) else None)
 
@@ -85,7 +83,7 @@ class GlobalKvStaff:
 
     async def review(self, scope: str, key: str, version: int, state: str) -> None:
         """Set the review state; only what is approved is seen, also by its buyers. Raises: NotFound, RequestError."""
-        _checked_state(state)
+        checked_review_state(state)
         if not (may_exist(key, version) and await self._db.execute(REVIEW, scope, key, version, state)):
             raise _missing(key, version)
 
@@ -158,12 +156,6 @@ class GlobalKvStaff:
             )
             for row in await self._db.fetch(PURCHASES, scope, key, version, *behind, limit)
         ]
-
-
-def _checked_state(state: str) -> str:
-    if state not in REVIEW_STATES:
-        raise RequestError(f"not a review state: {state[:40]!r}", hint=", ".join(sorted(REVIEW_STATES)))
-    return state
 
 
 def _missing(key: str, version: int) -> NotFound:

@@ -19,7 +19,7 @@ BUYER, OTHER = Id.guild(7), Id.user(7)
 @pytest.mark.weakness(31)
 async def test_a_price_beyond_32_bits_is_listed_read_approved_and_bought(stores: Stores) -> None:
     await stores.global_kv.create("s", "key", 1, **STAFF, price=BEYOND_32_BITS)
-    (waiting,) = (await stores.global_staff.list("pending")).items
+    (waiting,) = (await stores.global_staff.in_state("pending")).items
     await stores.global_staff.review(waiting.scope, waiting.key, waiting.version, "approved")
     (listed,) = (await stores.global_find(BUYER.key, "s", "%", limit=10)).items
     assert listed.price == BEYOND_32_BITS
@@ -40,14 +40,14 @@ async def test_versions_of_a_state_are_listed_in_pages(stores: Stores) -> None:
         await stores.global_kv.create(scope, key, version, **TENANTS)
     seen: list[tuple[str, str, int]] = []
     while True:
-        page = await stores.global_staff.list("pending", limit=2, after=seen[-1] if seen else ("", "", 0))
+        page = await stores.global_staff.in_state("pending", limit=2, after=seen[-1] if seen else ("", "", 0))
         seen += [(r.scope, r.key, r.version) for r in page.items]
         if page.after is None:
             break
     assert seen == places
-    assert (await stores.global_staff.list("approved")).items == []
+    assert (await stores.global_staff.in_state("approved")).items == []
     with pytest.raises(RequestError):
-        await stores.global_staff.list("liked")
+        await stores.global_staff.in_state("liked")
 
 
 async def test_a_version_is_shown_with_its_data_whatever_its_state(stores: Stores) -> None:

@@ -1,0 +1,213 @@
+"""`tw globalkv list|show|publish|review|price|grant|revoke`: the staff's side of what is published, on a running server."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlencode
+
+import click
+
+from pytw.commands.control import control, controlled, quoted, tenant_path
+from pytw.errors import RequestError
+from pytw.limits import GLOBAL_KV_DATA_BYTES_MAX, GLOBAL_KV_PRICE_MAX, GLOBAL_KV_VERSION_MAX
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_VERSION = click.IntRange(1, GLOBAL_KV_VERSION_MAX)
+_PRICE = click.IntRange(0, GLOBAL_KV_PRICE_MAX)
+_ID = click.IntRange(1, (1 << 63) - 1)
+#: A file that is longer holds no JSON that could be stored.
+_FILE_BYTES_MAX = 8 * GLOBAL_KV_DATA_BYTES_MAX
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def globalkv() -> None:
+    """What guilds, users and the staff publish for everybody: list, review, price and sell it."""
+
+
+def _command(name: str, *, of_version: bool = True) -> Callable[[F], click.Command]:
+    """A command with --json and the options that say which server, and with SCOPE KEY VERSION in front of its arguments."""
+
+    def decorate(run: F) -> click.Command:
+        command: Any = click.option("--json", "as_json", is_flag=True, help="Print the server's answer as JSON.")(run)
+        command = controlled(command)
+        if of_version:
+            command = click.argument("version", type=_VERSION)(command)
+            command = click.argument("key", callback=_part)(command)
+            command = click.argument("scope", callback=_part)(command)
+        made = globalkv.command(name)(command)
+        made.params.sort(key=lambda p: 0 if p.name in ("scope", "key", "version") and of_version else 1)
+        return made
+
+    return decorate
+
+
+def _part(ctx: click.Context, param: click.Parameter, text: str) -> str:
+    """A part of a path; what would be lost on its way is refused here."""
+    if not text or text in (".", ".."):
+        raise click.BadParameter(f"{text!r} is not a {param.name}", ctx, param)
+    return text
+
+
+def _price(ctx: click.Context, param: click.Parameter, text: str) -> int | None:
+    return None if text == "none" else int(_PRICE(text, param, ctx))
+
+
+def _path(scope: str, key: str, version: int) -> str:
+    return f"/i/global-kvs/{quoted(scope)}/{quoted(key)}/{version}"
+
+
+def _tell(answer: Any, text: str, *, as_json: bool) -> None:
+    click.echo(json.dumps(answer, ensure_ascii=False, indent=2) if as_json else text)
+
+
+def _name(row: dict[str, Any]) -> str:
+    return f"{row.get('scope')} {row.get('key')} {row.get('version')}"
+
+
+def _row(row: dict[str, Any]) -> str:
+    owner = (
+        row.get("owner_type") if row.get("owner_type") == "staff" else f"{row.get('owner_type')} {row.get('owner_id')}"
+    )
+    price = "" if row.get("price") is None else f"  price {row['price']}"
+    return f"{_name(row)}  {row.get('review_state')}  {owner}{price}  {row.get('short')}"
+
+
+@_command("list", of_version=False)
+@click.option(
+    "--state", type=click.Choice(["pending", "approved", "denied"]), default="pending", show_default=True,
+    help="The review state to list.",
+)  # fmt: skip
+@click.option("--limit", type=click.IntRange(1, 1000), default=100, show_default=True, help="At most so many.")
+@click.option("--after", default="", help="Go on behind what the command said last.")
+def list_(state: str, limit: int, after: str, as_json: bool, **server: Any) -> None:
+    """List versions by their review state: what waits for a review, by default."""
+    query = urlencode({"state": state, "limit": limit, **({"after": after} if after else {})})
+    answer = control(**server).call("GET", f"/i/global-kvs?{query}")
+    _tell(answer, "\n".join(_row(row) for row in answer["items"]) or f"nothing is {state}", as_json=as_json)
+    if answer.get("after") and not as_json:
+        click.echo(f"note: there are more: --after {answer['after']!r}", err=True)
+
+
+@_command("show")
+def show(scope: str, key: str, version: int, as_json: bool, **server: Any) -> None:
+    """Show one version with its data and who has bought it, whatever its state."""
+    server_ = control(**server)
+    answer = server_.call("GET", _path(scope, key, version))
+    bought = server_.call("GET", _path(scope, key, version) + "/purchases")
+    partial = answer["partial"]
+    lines = [_row(partial), *([partial["long"]] if partial.get("long") else [])]
+    lines.append(f"metadata: {json.dumps(partial.get('public_metadata'), ensure_ascii=False)}")
+    lines.append(f"data: {json.dumps(answer['data'].get('data'), ensure_ascii=False)}")
+    lines += [
+        f"bought by {p['owner_type']} {p['owner_id']} for {p['price']}, noted by {p['granted_by']}"
+        for p in bought["items"]
+    ]
+    if bought.get("after"):
+        lines.append("and by others")
+    _tell({**answer, "purchases": bought["items"]}, "\n".join(lines), as_json=as_json)
+
+
+@_command("publish")
+@click.argument("data", type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path))
+@click.option("--short", required=True, help="What it is, in a line.")
+@click.option("--long", help="What it is, at length.")
+@click.option("--metadata", help="What everybody may read of it, as JSON. [default: {}]")
+@click.option("--public", is_flag=True, help="Templates may look at the data.")
+@click.option("--price", type=_PRICE, help="What it costs. [default: nothing]")
+@click.option("--approved", is_flag=True, help="Approve it, too.")
+def publish(
+    scope: str,
+    key: str,
+    version: int,
+    data: Path,
+    as_json: bool,
+    short: str,
+    long: str | None,
+    metadata: str | None,
+    public: bool,
+    price: int | None,
+    approved: bool,
+    **server: Any,
+) -> None:
+    """Publish a version in the name of the staff; DATA is a file of JSON, or - for standard input."""
+    body = {
+        "scope": scope,
+        "key": key,
+        "version": version,
+        "short": short,
+        "data": _json(_content(data), str(data)),
+        "long": long,
+        "public_metadata": None if metadata is None else _json(metadata.encode(), "--metadata"),
+        "public_data": public or None,
+        "price": price,
+        "review_state": "approved" if approved else None,
+    }
+    sent = {name: value for name, value in body.items() if value is not None or name == "data"}
+    answer = control(**server).call("POST", "/i/global-kvs", sent)
+    _tell(answer, f"{_name(answer)}: published, {answer['review_state']}", as_json=as_json)
+
+
+def _content(data: Path) -> bytes:
+    if str(data) == "-":
+        return sys.stdin.buffer.read(_FILE_BYTES_MAX + 1)
+    with data.open("rb") as file:
+        return file.read(_FILE_BYTES_MAX + 1)
+
+
+def _json(text: bytes, where: str) -> Any:
+    if len(text) > _FILE_BYTES_MAX:
+        raise RequestError(
+            f"{where}: over {_FILE_BYTES_MAX:,} bytes", hint=f"{GLOBAL_KV_DATA_BYTES_MAX:,} can be stored"
+        )
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise RequestError(f"{where}: not JSON: {error}") from None
+
+
+@_command("review")
+@click.argument("state", type=click.Choice(["approved", "denied", "pending"]))
+def review(scope: str, key: str, version: int, state: str, as_json: bool, **server: Any) -> None:
+    """Approve a version, deny it, or put it back; only what is approved is seen, also by its buyers."""
+    answer = control(**server).call("PUT", _path(scope, key, version) + "/review", {"state": state})
+    _tell(answer, f"{_name(answer)}: {state}", as_json=as_json)
+
+
+@_command("price")
+@click.argument("price", metavar="PRICE|none", callback=_price)
+def price(scope: str, key: str, version: int, price: int | None, as_json: bool, **server: Any) -> None:
+    """Set the price of what the staff has published; `none`: everybody has it."""
+    answer = control(**server).call("PUT", _path(scope, key, version) + "/price", {"price": price})
+    _tell(answer, f"{_name(answer)}: " + ("free" if price is None else f"price {price}"), as_json=as_json)
+
+
+@_command("grant")
+@click.argument("guild", type=_ID)
+@click.option("--user", is_flag=True, help="GUILD is a user's id.")
+@click.option("--paid", type=_PRICE, help="What was paid. [default: its price of now]")
+def grant(
+    scope: str, key: str, version: int, guild: int, user: bool, paid: int | None, as_json: bool, **server: Any
+) -> None:
+    """Note that GUILD has bought a version: its templates get the data."""
+    place = f"{_path(scope, key, version)}/purchases{tenant_path(guild, user=user)}"
+    answer = control(**server).call("PUT", place, None if paid is None else {"price": paid})
+    _tell(answer, f"{_name(answer)}: bought by {_owner(guild, user=user)} for {answer['price']}", as_json=as_json)
+
+
+@_command("revoke")
+@click.argument("guild", type=_ID)
+@click.option("--user", is_flag=True, help="GUILD is a user's id.")
+def revoke(scope: str, key: str, version: int, guild: int, user: bool, as_json: bool, **server: Any) -> None:
+    """Take back that GUILD has bought a version."""
+    place = f"{_path(scope, key, version)}/purchases{tenant_path(guild, user=user)}"
+    answer = control(**server).call("DELETE", place)
+    _tell(answer, f"{_name(answer)}: no longer bought by {_owner(guild, user=user)}", as_json=as_json)
+
+
+def _owner(guild: int, *, user: bool) -> str:
+    return f"{'user' if user else 'guild'} {guild}"
