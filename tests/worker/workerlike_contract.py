@@ -21,6 +21,8 @@ from .fakes import MemoryDb, MemoryDiscord, template, until
 #: Tenants that live in different workers and VM threads.
 A, B, C = 100 << 22, 101 << 22, 102 << 22
 LOOP = "return { E = function() while true do end end }"
+#: More than a VM may hold, in an instant.
+FILLING = "local all = 'x' while true do all ..= all end"
 WAIT = "return { E = function() task.wait(30) end }"
 LIMITS = Limits(cpu_bucket_ms=300)
 
@@ -242,6 +244,22 @@ class WorkerLikeContract:
         for _ in range(2):
             assert (await rig.like.dispatch_event(A, event())).outcome is Outcome.LIMIT_EXCEEDED
         assert await rig.like.check_template(A, template("t", "return { E = function() return 1 end }")) == ["E"]
+
+    @pytest.mark.weakness(8)
+    @pytest.mark.parametrize("filling", [FILLING, f"pcall(function() {FILLING} end) task.wait()"])
+    async def test_guild_lives_on_after_a_memory_spike(self, rig: Rig, filling: str):
+        """The VM that is full is replaced: the next event runs, and the one after it, with all that is stored."""
+        source = f"""return {{
+            Spike = function(ctx) ctx.KV:set('k', 'kept', {{'s'}}) {filling} end,
+            E = function(ctx) return ctx.KV:get('k', {{'s'}}) end,
+        }}"""
+        await rig.put(A, source, "Spike", "E")
+        for _ in range(2):
+            full = await rig.like.dispatch_event(A, event("Spike"))
+            assert (full.outcome, full.templates[-1].limit) == (Outcome.LIMIT_EXCEEDED, "memory")
+            for _ in range(2):
+                after = await rig.like.dispatch_event(A, event())
+                assert (after.outcome, after.templates[-1].value) == (Outcome.OK, "kept"), after.templates
 
     async def test_check_refuses_what_is_too_long(self, rig: Rig):
         with pytest.raises(LimitExceeded):
