@@ -125,6 +125,12 @@ class DatabaseUnreachable(ConfigError):
     exit_code = 3
 
 
+class SchemaOutdated(ConfigError):
+    """The database answers, and lacks migrations."""
+
+    code = "schema_outdated"
+
+
 class AddressInUse(ConfigError):
     """Somebody else listens there."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+import shlex
 from typing import Any
 
 import click
@@ -13,7 +14,7 @@ from click.core import ParameterSource
 from pytw import observe
 from pytw.commands.later import refuse
 from pytw.commands.settings import configured, reading
-from pytw.errors import ConfigError
+from pytw.errors import ConfigError, SchemaOutdated
 from pytw.main.options import ServeOptions
 
 #: What is accepted -> the worker type it means. Aliases are the reference's.
@@ -174,7 +175,11 @@ def serve(
     fork_server = None if options.worker_type == "threadpool" else ForkServer.start()
     from pytw.main.master import run as run_master
 
-    return run_master(found.config, options, fork_server)
+    try:
+        return run_master(found.config, options, fork_server)
+    except SchemaOutdated as error:
+        flags = f" --config {shlex.quote(config_file)}" if config_file else ""
+        raise SchemaOutdated(error.detail, hint=f"run `tw migrate{flags}`, then this again") from error
 
 
 def _check(options: ServeOptions) -> None:

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 from pytw.config import Config, without_password
-from pytw.errors import DatabaseUnreachable
-from pytw.storage.migrate import migrate
+from pytw.errors import AlreadyRunning, ConfigError, DatabaseUnreachable
+from pytw.limits import Limits
+from pytw.main.claims import DataDir
+from pytw.storage.migrate import migrate, require_current
 from pytw.storage.pool import Database, open_pool
-from pytw.storage.postgres import EmbeddedPostgres
+from pytw.storage.postgres import DATABASE, PORT, USER, EmbeddedPostgres
 
 log = logging.getLogger(__name__)
 
@@ -39,18 +45,27 @@ def start_embedded(config: Config, data_dir: Path) -> EmbeddedPostgres | None:
     return postgres
 
 
-async def open_database(url: str, max_connections: int, *, within_s: float = REACHABLE_WITHIN_S) -> Database:
-    """Migrates the database and opens the pool.
+async def open_database(
+    url: str, max_connections: int, *, own: bool, limits: Limits | None = None, within_s: float = REACHABLE_WITHIN_S
+) -> Database:
+    """Opens the pool of a database that is up to date.
 
+    Args:
+        own: our own server's, which is migrated first. Another one may serve others too, and has backups to make before:
+            it is migrated by who operates it.
     Raises:
         DatabaseUnreachable: it has not answered *within_s*.
+        SchemaOutdated: it is not our own, and lacks migrations.
         ConfigError: its schema and this build do not fit.
     """
     give_up_at = time.monotonic() + within_s
     told = ""
     while True:
         try:
-            await migrate(url)
+            if own:
+                await migrate(url, limits=limits)
+            else:
+                await require_current(url)
             return await open_pool(url, max_connections)
         except DatabaseUnreachable as e:
             left_s = give_up_at - time.monotonic()
@@ -63,20 +78,57 @@ async def open_database(url: str, max_connections: int, *, within_s: float = REA
             await asyncio.sleep(RETRY_S)
 
 
-def migrate_only(config: Config) -> list[str]:
-    """`tw migrate`: brings the database up to date and returns the ids of what was applied. Needs nothing but a database.
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """A database for a command that is no server."""
 
-    Raises: ConfigError and its kinds.
+    url: str
+    #: The folder of our own PostgreSQL; None for one that the configuration names.
+    data_dir: Path | None = None
+    #: Its server, if this command started it; None if a running `tw serve` has it.
+    postgres: EmbeddedPostgres | None = None
+
+    @property
+    def in_use(self) -> bool:
+        """Whether `tw serve` runs on it, as far as the data folder tells."""
+        return self.data_dir is not None and self.postgres is None
+
+
+@contextlib.contextmanager
+def reached(config: Config, *, alone: bool = False, make: bool = False) -> Iterator[Reached]:
+    """The configured database, else the embedded one: that of the running server, or started for the time being.
+
+    From the main thread, before any loop.
+
+    Args:
+        alone: not while a server runs on it.
+        make: make an embedded one where there is none.
+    Raises:
+        AlreadyRunning: a server runs on it, and *alone* was asked for.
+        ConfigError: there is none; or as `start_embedded`.
     """
-    from pytw.main.claims import DataDir
-
     if config.meta.postgres_url:
-        return asyncio.run(migrate(config.meta.postgres_url))
-    data_dir = DataDir.claim(config.data_dir)
-    postgres = start_embedded(config, data_dir.path)
-    assert postgres is not None
+        yield Reached(config.meta.postgres_url)
+        return
+    path = Path(os.path.expanduser(config.data_dir)).absolute()
+    if not make and not any(path.glob("pg[0-9]*/PG_VERSION")):
+        raise ConfigError(f"there is no database in {path} yet", hint="`tw serve` and `tw migrate` make one")
     try:
-        return asyncio.run(migrate(postgres.url))
+        data_dir = DataDir.claim(config.data_dir)
+    except AlreadyRunning:
+        if alone or not (path / "run" / f".s.PGSQL.{PORT}").exists():
+            raise
+        yield Reached(f"postgresql://{USER}@/{DATABASE}?host={quote(str(path / 'run'))}&port={PORT}", path)
+        return
+    try:
+        postgres = start_embedded(config, data_dir.path)
+        assert postgres is not None
+        try:
+            yield Reached(postgres.url, path, postgres)
+        finally:
+            postgres.stop()
     finally:
-        postgres.stop()
         data_dir.release()
+
+
+__all__ = ["Reached", "open_database", "reached", "start_embedded"]

@@ -121,7 +121,8 @@ class _Master:
         self._background(stack, reap_strangers())
         url = self._postgres.url if self._postgres is not None else config.meta.postgres_url
         objects = open_objects(config, self._data_dir, f"http://{self._address}")
-        database = await open_database(url, options.max_db_connections)
+        own = self._postgres is not None
+        database = await open_database(url, options.max_db_connections, own=own, limits=config.limits)
         stores = Stores(database, config.limits, objects)
         stack.push_async_callback(stores.close)
         if self._postgres is not None:

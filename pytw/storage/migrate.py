@@ -5,26 +5,37 @@ checksum. A file whose first line is ``-- tw: no-transaction`` holds one stateme
 
 Many may start at once: one holds an advisory lock and the others poll for it. They do not wait inside
 ``pg_advisory_lock``: a waiting statement holds a snapshot, for which ``CREATE INDEX CONCURRENTLY`` would wait in turn.
+
+A database of the reference is taken over on the way (`pytw.storage.takeover`); one that is neither its nor ours nor
+empty is refused.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import logging
+import re
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
 import asyncpg
 
-from pytw.errors import ConfigError, DatabaseUnreachable
+from pytw.errors import ConfigError, DatabaseUnreachable, SchemaOutdated
+from pytw.limits import Limits
+from pytw.storage import locks, takeover
 from pytw.storage.pool import connect, translate
+from pytw.storage.takeover import Kind
 
 LOG = logging.getLogger("pytw.storage.migrate")
 
-LOCK_KEY = 0x7079_7477  # "pytw"
 LOCK_POLL_S = 0.1
-LOCK_S_MAX = 600.0
+LOCK_S_MAX = 3_600.0  # a take-over of a large database is among what is waited for
+TAKEOVER = "takeover"
 NO_TRANSACTION = "-- tw: no-transaction"
 TABLE = """
 CREATE TABLE IF NOT EXISTS _migrations_applied (
@@ -59,49 +70,140 @@ def files(source: Path | None = None) -> list[Migration]:
     return found
 
 
-async def migrate(dsn: str, *, source: Path | None = None) -> list[str]:
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What a database has and lacks."""
+
+    kind: Kind
+    applied: dict[str, datetime]
+    #: In the order of `migrate`; ends with `TAKEOVER` where one is due.
+    pending: list[str]
+    #: What `takeover.report` tells of a take-over that is complete.
+    takeover: list[str]
+
+
+async def migrate(dsn: str, *, source: Path | None = None, limits: Limits | None = None) -> list[str]:
     """Apply what is missing and return its ids; nothing to do is an empty list. Safe with many starters.
 
+    Args:
+        limits: of templates that are taken over from the reference.
     Raises:
         DatabaseUnreachable: no connection.
-        ConfigError: the database is newer than this build, an applied file has changed, or a file fails.
+        ConfigError: the database is newer than this build or somebody else's, an applied file has changed, or a file
+            fails.
     """
     migrations = files(source)
-    connection = await connect(dsn)
-    try:
+    async with _session(dsn) as connection:
         await _lock(connection)
         try:
-            await connection.execute(TABLE)
-            missing = _missing(migrations, await _applied(connection))
-            for migration in missing:
-                await _apply(connection, migration)
-                LOG.info("applied migration %s", migration.id)
-            return [migration.id for migration in missing]
+            return await _migrate(connection, migrations, limits or Limits())
         finally:
             if not connection.is_closed():
-                await connection.execute("SELECT pg_advisory_unlock($1)", LOCK_KEY)
+                await connection.execute("SELECT pg_advisory_unlock($1)", locks.MIGRATE)
+
+
+async def _migrate(
+    connection: asyncpg.Connection[asyncpg.Record], migrations: list[Migration], limits: Limits
+) -> list[str]:
+    if await _kind(connection) is Kind.REFERENCE:
+        LOG.warning("this is a database of the reference: it is taken over, and its tables are kept")
+        await takeover.move(connection, created_names(migrations))
+    await connection.execute(TABLE)
+    missing = _missing(migrations, await _applied(connection))
+    for migration in missing:
+        await _apply(connection, migration)
+        LOG.info("applied migration %s", migration.id)
+    done = [migration.id for migration in missing]
+    if await takeover.stage(connection) == "moved":
+        await takeover.copy(connection, limits)
+        done.append(TAKEOVER)
+    return done
+
+
+async def pending(dsn: str, *, source: Path | None = None) -> list[str]:
+    """Ids that `migrate` would apply. Changes nothing. Raises like `migrate`."""
+    return (await status(dsn, source=source)).pending
+
+
+async def status(dsn: str, *, source: Path | None = None) -> Status:
+    """What the database has and lacks. Changes nothing. Raises like `migrate`."""
+    migrations = files(source)
+    async with _session(dsn) as connection, connection.transaction(isolation="repeatable_read", readonly=True):
+        kind = await _kind(connection)
+        if kind is Kind.REFERENCE:
+            return Status(kind, {}, [*(m.id for m in migrations), TAKEOVER], [])
+        missing = [migration.id for migration in _missing(migrations, await _applied(connection))]
+        stage = await takeover.stage(connection)
+        told = await takeover.report(connection) if stage == "copied" else []
+        times = {}
+        if await connection.fetchval("SELECT to_regclass('_migrations_applied')") is not None:
+            rows = await connection.fetch("SELECT id, applied_at FROM _migrations_applied ORDER BY id")
+            times = {row["id"]: row["applied_at"] for row in rows}
+        return Status(kind, times, missing + ([TAKEOVER] if stage == "moved" else []), told)
+
+
+async def require_current(dsn: str, *, source: Path | None = None) -> None:
+    """Returns if `migrate` would find nothing to do.
+
+    Raises:
+        SchemaOutdated: it would.
+        DatabaseUnreachable, ConfigError: like `migrate`.
+    """
+    found = await status(dsn, source=source)
+    if not found.pending:
+        return
+    if found.kind is Kind.EMPTY:
+        what = "the database is empty"
+    elif TAKEOVER in found.pending:
+        what = "the database is one of the reference, and is not taken over yet"
+    else:
+        what = f"the database lacks {', '.join(found.pending)}"
+    raise SchemaOutdated(what, hint="run `tw migrate`")
+
+
+def created_names(migrations: list[Migration]) -> set[str]:
+    """What the files create, by name."""
+    kinds = "TABLE|VIEW|MATERIALIZED VIEW|SEQUENCE|FUNCTION|DOMAIN|TYPE"
+    found = re.compile(rf"^CREATE (?:OR REPLACE )?(?:{kinds}) (?:IF NOT EXISTS )?(\w+)", re.MULTILINE)
+    return {name for migration in migrations for name in found.findall(migration.sql)} | {
+        "_migrations_applied",
+        "takeover_stages",
+        "takeover_left",
+    }
+
+
+@contextlib.asynccontextmanager
+async def _session(dsn: str) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
+    """A connection of one's own, and what its failures mean."""
+    connection = await connect(dsn)
+    try:
+        yield connection
     except (asyncpg.PostgresConnectionError, asyncpg.InterfaceError, OSError) as error:
         raise DatabaseUnreachable(f"the database went away during migration: {translate(error).detail}") from error
+    except asyncpg.LockNotAvailableError as error:
+        raise ConfigError(
+            "a program still uses the tables of the reference", hint="end it, and run `tw migrate` again"
+        ) from error
     except asyncpg.PostgresError as error:
         raise ConfigError(f"migration fails: {translate(error).detail}") from error
     finally:
         await connection.close(timeout=5)
 
 
-async def pending(dsn: str, *, source: Path | None = None) -> list[str]:
-    """Ids that `migrate` would apply. Changes nothing. Raises like `migrate`."""
-    migrations = files(source)
-    connection = await connect(dsn)
-    try:
-        return [migration.id for migration in _missing(migrations, await _applied(connection))]
-    finally:
-        await connection.close(timeout=5)
+async def _kind(connection: asyncpg.Connection[asyncpg.Record]) -> Kind:
+    kind, tables = await takeover.look(connection)
+    if kind is Kind.FOREIGN:
+        shown = ", ".join(tables[:5]) + (", ..." if len(tables) > 5 else "")
+        raise ConfigError(
+            f"the database holds tables of somebody else: {shown}", hint="pytw needs a database of its own"
+        )
+    return kind
 
 
 async def _lock(connection: asyncpg.Connection[asyncpg.Record]) -> None:
     try:
         async with asyncio.timeout(LOCK_S_MAX):
-            while not await connection.fetchval("SELECT pg_try_advisory_lock($1)", LOCK_KEY):  # noqa: ASYNC110
+            while not await connection.fetchval("SELECT pg_try_advisory_lock($1)", locks.MIGRATE):  # noqa: ASYNC110
                 await asyncio.sleep(LOCK_POLL_S)
     except TimeoutError:
         raise ConfigError(f"another migration has been running for {LOCK_S_MAX:.0f} s") from None
@@ -145,4 +247,4 @@ async def _apply(connection: asyncpg.Connection[asyncpg.Record], migration: Migr
         raise ConfigError(f"migration {migration.id} fails: {error}") from error
 
 
-__all__ = ["Migration", "files", "migrate", "pending"]
+__all__ = ["TAKEOVER", "Kind", "Migration", "Status", "files", "migrate", "pending", "require_current", "status"]
