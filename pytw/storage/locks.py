@@ -1,0 +1,12 @@
+"""Keys of PostgreSQL's advisory locks: they share one space of numbers, so they stand in one place."""
+
+from __future__ import annotations
+
+#: Held by who migrates, for as long as it takes.
+MIGRATE = 0x7079_7477  # "pytw"
+#: Held shared by who saves sources, alone by who collects those that nobody refers to.
+SOURCES = 0x7079_7478
+#: Held shared by who takes a template from the shop, alone by who changes which versions are approved.
+SHOP = 0x7079_7479
+
+__all__ = ["MIGRATE", "SHOP", "SOURCES"]
