@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from aiohttp import web
 
 from pytw.limits import Limits
-from pytw.types import CreateEvent, DispatchResult, Draft, GlobalPage, GlobalPurchase, GlobalRecord, Id, TemplateSource
+from pytw.types import (
+    CreateEvent,
+    DispatchResult,
+    Draft,
+    GlobalPage,
+    GlobalPurchase,
+    GlobalRecord,
+    Id,
+    TemplateSource,
+    TenantState,
+)
 
 if TYPE_CHECKING:
     from pytw.storage.templates import Template
@@ -42,6 +52,13 @@ class Templates(Protocol):
     async def get(self, owner: Id, name: str) -> Template: ...
     async def remove(self, owner: Id, name: str) -> None: ...
     async def set_paused(self, owner: Id, name: str, paused: bool) -> None: ...
+
+
+class Tenants(Protocol):
+    """The part of `storage.tenants.TenantStore` that the API uses."""
+
+    async def tenant_state(self, tenant: int) -> TenantState: ...
+    async def set_banned(self, tenant: int, banned: bool) -> None: ...
 
 
 class HealthLike(Protocol):
@@ -133,6 +150,7 @@ class ApiContext:
     global_kv: GlobalKvs | None = None
     global_staff: GlobalStaff | None = None
     frontend_url: str = ""
+    tenants: Tenants | None = None
     #: Set when the server drains: nothing new is run.
     draining: bool = False
 

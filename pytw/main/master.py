@@ -159,6 +159,7 @@ class _Master:
                 root_users=frozenset(str(user) for user in config.discord_auth.root_users),
                 mock=upstream.mock.say if upstream.mock is not None else None,
                 objects=objects,
+                tenants=stores.tenants,
             )
         )
         stack.push_async_callback(api.close)

@@ -20,6 +20,7 @@ from pytw.eventnames import EVERY_EVENT, LOOP_EVENTS, ON_STARTUP
 from pytw.types import CreateEvent, Outcome
 from pytw.worker.background import IN_FLIGHT_MAX, Background
 from pytw.worker.cache import WorkerCacheData
+from pytw.worker.changes import TenantChanges
 from pytw.worker.context import RateLimits, VMContext
 from pytw.worker.context.botstats import BotStats
 from pytw.worker.context.boundary import OnCall
@@ -50,12 +51,9 @@ CHECK_MS = 5_000
 #: How long a check waits for CPU time to flow back to a tenant that has none left, and how often it looks.
 CHECK_PATIENCE_S = 2.0
 CHECK_PAUSE_S = 0.1
-#: How long a change of templates waits in loop mode for what runs.
-CHANGE_PATIENCE_S = 2.0
 #: Sources of templates that a worker keeps loaded.
 PROGRAM_BYTES_MAX = 256 << 20
 STARTUP_PAYLOAD = b'{"reason":"worker_startup"}'
-REFRESHED_PAYLOAD = b'{"reason":"updateTemplateCache"}'
 
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warn": logging.WARNING, "error": logging.ERROR}
 
@@ -123,6 +121,7 @@ class Worker:
         )
         self.repeats = Repeats(template_log)
         self.background = Background(self.dispatch)
+        self.changes = TenantChanges(self.vms, self.state, self.loads, self.cache, self._tell_later)
         self.expiry = KeyExpiry(KeyExpiryChannel(self.db, self.filter), self.db, self.state, self.background)
         self._on_blame = on_blame
         self._tasks: set[asyncio.Task[None]] = set()
@@ -169,6 +168,9 @@ class Worker:
 
     async def _tell(self, tenant: int, payload: bytes) -> None:
         await self.background.run(tenant, CreateEvent(ON_STARTUP, payload))
+
+    def _tell_later(self, tenant: int, payload: bytes) -> None:
+        self._spawn(self._tell(tenant, payload))
 
     def _tenants(self) -> int:
         return len(self.state)
@@ -255,23 +257,12 @@ class Worker:
             await asyncio.sleep(CHECK_PAUSE_S)
 
     async def refresh_tenant(self, tenant: int) -> None:
-        """Returns when the tenant's next event sees its state and templates of now. Raises: Unavailable.
-
-        In loop mode the templates are what the loop has read and keeps in its VM, isolates and modules included, and the
-        host knows no name for any of it: the VM ends, when what runs in it has ended or `CHANGE_PATIENCE_S` is over. What
-        it held besides (delayed keys, timers) begins anew with ``OnStartup``, which tenants get that listen for it.
-        """
-        await self.loads.refresh(tenant)
-        if self.loop_mode:
-            await self.vms.let_end(tenant, CHANGE_PATIENCE_S)
-            await self.drop_tenant(tenant)
-            if self.state.listens(tenant, ON_STARTUP):
-                self._spawn(self._tell(tenant, REFRESHED_PAYLOAD))
+        """Returns when the tenant's next event sees its state and templates of now. Raises: Unavailable."""
+        await self.changes.refresh(tenant)
 
     async def drop_tenant(self, tenant: int) -> None:
         """End the tenant's VM; its next event makes a new one. Raises: Unavailable."""
-        self.cache.forget(tenant)
-        await self.vms.drop_tenant(tenant)
+        await self.changes.drop(tenant)
 
     def stats(self) -> dict[str, int]:
         """Numbers for heartbeats and metrics."""

@@ -9,7 +9,7 @@ import pytest
 
 from pytw.errors import ConfigError
 from pytw.types import Outcome, TenantState
-from pytw.worker import worker as worker_module
+from pytw.worker import changes
 from pytw.worker.thread import WorkerThread
 from pytw.worker.worker import Worker
 
@@ -197,7 +197,7 @@ class TestOtherTree:
         await rig.like.kill()
 
     async def test_what_never_ends_does_not_hold_up_a_change(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-        monkeypatch.setattr(worker_module, "CHANGE_PATIENCE_S", 0.1)
+        monkeypatch.setattr(changes, "CHANGE_PATIENCE_S", 0.1)
         rig = await self.start(tmp_path, "return function() task.wait(30) end")
         running = asyncio.create_task(rig.like.dispatch_event(A, event("E")))
         await asyncio.sleep(0)
