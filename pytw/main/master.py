@@ -159,13 +159,13 @@ class _Master:
                 root_users=frozenset(str(user) for user in config.discord_auth.root_users),
                 mock=upstream.mock.say if upstream.mock is not None else None,
                 objects=objects,
+                global_kv=stores.global_kv,
+                global_staff=stores.global_staff,
+                frontend_url=config.sites.frontend,
                 tenants=stores.tenants,
             )
         )
         stack.push_async_callback(api.close)
-                global_kv=stores.global_kv,
-                global_staff=stores.global_staff,
-                frontend_url=config.sites.frontend,
         await api.start(self._listener, Path(control_socket(str(self._data_dir))))
         await workers.start()
         await workers.wait_ready()
