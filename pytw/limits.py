@@ -178,43 +178,88 @@ KV_FIND_ROWS_MAX = 1_000
 KV_LIST_SCOPES_MAX = 10_000
 KV_FIND_BYTES_MAX = 8 * MIB  # of values as tagged JSON
 KV_LOOP_BYTES_MAX = 16_384  # what is longer is converted in a thread: others wait for the loop
+KV_LIST_KEYS_MAX = 10_000
 KV_EXPIRY_CLAIM_S = 120  # longer than an event's deadline; doubles with each attempt
 KV_EXPIRY_CLAIM_S_MAX = 3_600
-KV_EXPIRY_ATTEMPTS_MAX = 10
+KV_EXPIRY_ATTEMPTS_MAX = 10  # also in migrations/0002_kv.sql
+KV_EXPIRY_RETRY_S = 5  # after a handler that failed; doubles with each attempt
+KV_EXPIRY_RETRY_S_MAX = 3_600
+KV_RETRY_ROWS_MAX = 10_000  # of one statement
+KV_RESUME_ROWS_MAX = 1_000  # of one page
 TENANT_EVENTS_MAX = 100
 TENANT_EVENT_BYTES_MAX = 128
 TENANT_DATA_BYTES_MAX = 262_144
 STATE_READS_TENANT_BYTES_MAX = 2 * MIB  # of states that a tenant's templates have read, in its worker
 STATE_READS_BYTES_MAX = 32 * MIB
 
+# ---- database --------------------------------------------------------------------------------------
+DB_OPERATION_S = 12.0  # of one operation of a worker: turns, tries and the link included
+DB_GATES_S = 30.0  # of what a worker asks for itself: the gates of many tenants come in parts
+OBJECT_OPERATION_S = 20.0
+DB_CONNECT_S = 5.0  # waiting for a free connection included
+DB_STATEMENT_S = 5.0
+DB_CANCEL_S = 1.0  # a server that is alive gives up a statement within milliseconds
+DB_READ_TRIES_MAX = 3
+DB_RETRY_FIRST_S = 0.1  # and a random half of it; doubles
+DB_CONNECTIONS = 7  # of the master, and of each worker with --worker-db direct
+BREAKER_FAILURES = 5
+BREAKER_WAIT_FIRST_S = 0.25
+BREAKER_WAIT_S_MAX = 4.0
+BREAKER_PROBE_S_MAX = DB_CONNECT_S + DB_STATEMENT_S
+
 # ---- storage ---------------------------------------------------------------------------------------
 CURSOR_WRITE_MS = 500
 TEMPLATE_NAME_BYTES_MAX = 64
 TEMPLATE_PATH_BYTES_MAX = 256
 TENANT_SOURCE_BYTES_MAX = 4 * MIB  # of all deployed templates of a tenant, paths included
+TEMPLATE_MESSAGE_BYTES_MAX = 2_000
+TEMPLATE_CAPS_MAX = 200
+TEMPLATE_CAP_BYTES_MAX = 1_024
+TEMPLATE_ERROR_BYTES_MAX = 4_096  # of why a version cannot run
+TEMPLATE_VERSIONS_MAX = 500  # of one template
+TEMPLATE_DEPLOYMENTS_MAX = 500  # of one template that are remembered
+TEMPLATES_REMOVED_MAX = 100  # of one tenant that can come back
+VERSION_OVERHEAD_BYTES = 4_096  # what a version counts for besides its sources
+TENANT_VERSIONS_BYTES_MAX = 64 * MIB  # of all saved versions of a tenant
+SHOP_NAME_BYTES_MAX = 32
+SHOP_VERSION_BYTES_MAX = 25
+SHOP_SOURCE_BYTES_MAX = MIB  # of one listing
+SHOP_SHORT_BYTES_MAX = 512
+SHOP_LONG_BYTES_MAX = 65_536
+SHOP_NOTE_BYTES_MAX = 2_000
+SHOP_LIST_MAX = 200
 OBJECT_KEY_BYTES_MAX = 2_048
 OBJECT_BYTES_MAX = 524_288
 OBJECT_LIST_MAX = 1_000
 OBJECT_URL_S_MAX = 7 * 86_400  # S3 signs for no longer
 OBJECT_OPERATIONS_MAX = 4  # of one tenant in flight
 OBJECT_OPERATIONS_TOTAL_MAX = 32
-OBJECT_TENANTS_MAX = 10_000  # whose use of room is remembered
+OBJECT_TENANTS_MAX = 10_000  # of whom it is remembered that all their files have rows
+OBJECT_CALL_S = 10.0  # of one operation, waiting for the tenant's others included
+OBJECT_SETTLE_MAX = 100  # files that broke off and are looked at in one go
 GLOBAL_KV_SHORT_BYTES_MAX = 512
 GLOBAL_KV_LONG_BYTES_MAX = 65_536
 GLOBAL_KV_DATA_BYTES_MAX = 262_144  # as JSON; the metadata too
 GLOBAL_KV_SCOPE_BYTES_MAX = 64
 GLOBAL_KV_VERSION_MAX = (1 << 31) - 1
+GLOBAL_KV_PRICE_MAX = (1 << 63) - 1
+GLOBAL_KV_OWNED_MAX = 1_000  # versions of one tenant
+GLOBAL_KV_OWNED_BYTES_MAX = 64 * MIB  # of one tenant
 GLOBAL_KV_FIND_ROWS_MAX = 1_000
 GLOBAL_KV_FIND_BYTES_MAX = 2 * MIB
+GLOBAL_KV_PURCHASES_SHOWN_MAX = 1_000
 API_TOKEN_S_MAX = 366 * 86_400
 API_TOKENS_MAX = 50
 
 # Bounds that follow from each other.
+# A statement that hangs is told of by the pool, in words of its own, before its operation is given up.
+assert DB_CANCEL_S < DB_STATEMENT_S
+assert DB_CONNECT_S + DB_STATEMENT_S < DB_OPERATION_S <= HOST_CALL_S
+assert OBJECT_OPERATION_S <= HOST_CALL_S
 assert VALUE_BYTES_MAX <= RECORD_BYTES_MAX <= FRAME_BYTES_MAX <= LINK_BUFFER_BYTES_MAX
 # A tenant's program crosses in one record; names and headers come on top.
-GLOBAL_KV_PRICE_MAX = (1 << 63) - 1
-GLOBAL_KV_OWNED_MAX = 1_000  # versions of one tenant
-GLOBAL_KV_OWNED_BYTES_MAX = 64 * MIB  # of one tenant
 assert 2 * TENANT_SOURCE_BYTES_MAX <= RECORD_BYTES_MAX
+# Whatever the shop has fits in a tenant, and a reference to it in a template's name.
+assert SHOP_SOURCE_BYTES_MAX <= TENANT_SOURCE_BYTES_MAX <= TENANT_VERSIONS_BYTES_MAX
+assert len("$shop/#") + SHOP_NAME_BYTES_MAX + SHOP_VERSION_BYTES_MAX <= TEMPLATE_NAME_BYTES_MAX
 assert HEARTBEAT_MS * HEARTBEATS_MISSED_MAX <= DEAF_MS
-GLOBAL_KV_PURCHASES_SHOWN_MAX = 1_000

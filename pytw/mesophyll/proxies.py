@@ -13,7 +13,7 @@ from pytw.mesophyll.records import Kind, pack_event
 from pytw.types import CreateEvent, Cursor, CursorSink, Forwarder, IdentifySlots, Outcome, TenantGate
 from pytw.workerdb import OPERATIONS, Operation, WorkerDb, over
 
-#: A database operation without an answer in this time has failed as far as the template is concerned.
+#: `worker.db` gives an operation up before; this ends one that nobody has set a bound for.
 DB_TIMEOUT_S = 30.0
 LOAD_TIMEOUT_S = 30.0
 #: How finely the gates of a worker are asked for, at most.

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable
+from collections.abc import Coroutine
+from typing import Any
 
 import msgspec
 
-from pytw.errors import Forbidden, InternalError, ProtocolError, PytwError
+from pytw.errors import DeadlineExceeded, Forbidden, InternalError, ProtocolError, PytwError
 from pytw.limits import (
+    DB_OPERATION_S,
     DB_OPERATIONS_TOTAL_MAX,
     DB_QUEUE_MAX,
+    OBJECT_OPERATION_S,
     OBJECT_OPERATIONS_MAX,
     OBJECT_OPERATIONS_TOTAL_MAX,
     Limits,
@@ -96,15 +99,23 @@ class Services:
         def start() -> None:
             if given_up:
                 turns.done(call.tenant)
-            else:
-                # Once started it runs to its end: a write that is cut off half way helps nobody.
-                self._run(call, self._operate(call.tenant, ask), turns)
+                return
+            task = self._run(call, self._operate(call.tenant, ask), turns)
+            # A write that has started runs to its end: one that is cut off half way helps nobody.
+            call.on_cancel = task.cancel if ask.operation.reads else None
 
         call.on_cancel = give_up
         turns.submit(call.tenant, start)
 
     async def _operate(self, tenant: int, ask: Ask) -> bytes:
-        return pack_result(await ask.operation.run(self._db, tenant, ask.args))
+        bound_s = OBJECT_OPERATION_S if ask.operation.of_objects else DB_OPERATION_S
+        try:
+            async with asyncio.timeout(bound_s) as deadline:
+                return pack_result(await ask.operation.run(self._db, tenant, ask.args))
+        except TimeoutError:
+            if not deadline.expired():
+                raise
+            raise DeadlineExceeded(f"{ask.operation.name} did not end within {bound_s:g} s") from None
 
     def _on_cursor(self, link: Link, call: Call) -> None:
         if call.request:
@@ -144,13 +155,21 @@ class Services:
 
     # Inside
 
-    def _run(self, call: Call, work: Awaitable[bytes], turns: Turns | None = None) -> asyncio.Task[None]:
-        task = asyncio.ensure_future(self._answer(call, work, turns))
+    def _run(self, call: Call, work: Coroutine[Any, Any, bytes], turns: Turns | None = None) -> asyncio.Task[None]:
+        task = asyncio.ensure_future(self._answer(call, work))
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+
+        def ended(task: asyncio.Task[None]) -> None:
+            # Not at the end of the work: what is cancelled before its first step has none.
+            self._tasks.discard(task)
+            work.close()
+            if turns is not None:
+                turns.done(call.tenant)
+
+        task.add_done_callback(ended)
         return task
 
-    async def _answer(self, call: Call, work: Awaitable[bytes], turns: Turns | None) -> None:
+    async def _answer(self, call: Call, work: Coroutine[Any, Any, bytes]) -> None:
         try:
             call.answer(await work)
         except PytwError as error:
@@ -158,9 +177,6 @@ class Services:
         except Exception as error:
             log.exception("%s of a worker failed", Kind(call.kind).name, extra={"tenant": call.tenant or None})
             call.fail(InternalError(f"{Kind(call.kind).name} failed: {type(error).__name__}"))
-        finally:
-            if turns is not None:
-                turns.done(call.tenant)
 
     def _require_tenant(self, link: Link, tenant: int) -> None:
         if worker_of(tenant, self._workers) != link.worker_id:

@@ -1,23 +1,34 @@
 """Connections to PostgreSQL, and what its failures mean to us.
 
-A call is one statement or one transaction on a connection of the pool. While PostgreSQL is away calls fail at once; the
-pool connects anew by itself when it is back. Nothing is tried twice: a statement whose connection broke may have run.
+A call is one statement or one transaction on a connection of the pool. While PostgreSQL is away calls fail at once, and so
+they do when it hangs (`breaker`); the pool connects anew by itself when it is back. Nothing is tried twice: a statement whose
+connection broke may have run.
+
+A caller that gives up, or whose time is over, is not kept waiting for its connection: that is tidied up behind it, and what
+it does then tells a slow statement from a server that hangs.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator, Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
 
 import asyncpg
 
 from pytw.errors import Conflict, DatabaseUnreachable, InternalError, PytwError, RequestError, StorageUnavailable
+from pytw.limits import DB_CANCEL_S, DB_CONNECT_S, DB_CONNECTIONS, DB_OPERATION_S, DB_STATEMENT_S
+from pytw.storage.breaker import Breaker
 
-CONNECT_S_MAX = 5.0
-STATEMENT_S_MAX = 5.0
 IDLE_CONNECTION_S_MAX = 300.0
+
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
+    Connection: TypeAlias = asyncpg.pool.PoolConnectionProxy[asyncpg.Record]
 
 #: The server is away, full, restarting or too busy; the statement itself is fine.
 _AWAY = (
@@ -42,7 +53,7 @@ def translate(error: BaseException) -> PytwError:
         case PytwError():
             return error
         case TimeoutError() | asyncpg.QueryCanceledError():
-            return StorageUnavailable(f"the database did not answer within {STATEMENT_S_MAX:.0f} s")
+            return StorageUnavailable(f"the database did not answer within {DB_STATEMENT_S:.0f} s")
         case asyncpg.DiskFullError():
             return StorageUnavailable("the database has no space left", hint=text)
         case asyncpg.UntranslatableCharacterError() | asyncpg.CharacterNotInRepertoireError():
@@ -68,6 +79,69 @@ def translated() -> Iterator[None]:
         raise translate(error) from error
 
 
+#: What says that the server, or the way to it, is gone; other errors of the server are answers.
+_GONE = (OSError, asyncpg.PostgresConnectionError, asyncpg.OperatorInterventionError, asyncpg.InternalClientError)
+
+
+class _Lease:
+    """A connection of the pool for one call, whose end the breaker hears of."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._connection: Connection
+        #: To be rolled back where the caller gives up.
+        self.transaction: asyncpg.transaction.Transaction | None = None
+
+    async def __aenter__(self) -> Connection:
+        pool, breaker = self._database.pool, self._database.breaker
+        breaker.admit()
+        try:
+            self._connection = await pool.acquire(timeout=DB_CONNECT_S)
+        except TimeoutError:
+            # Where all connections are in use the server is merely busy.
+            if pool.get_size() < pool.get_max_size():
+                breaker.failed(f"no connection within {DB_CONNECT_S:.0f} s")
+            raise
+        except asyncpg.InterfaceError:
+            # The pool is closed.
+            raise
+        except (OSError, asyncpg.PostgresError, asyncpg.InternalClientError) as error:
+            breaker.failed(str(error).partition("\n")[0])
+            raise
+        return self._connection
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        breaker = self._database.breaker
+        if error is None:
+            breaker.answered()
+        elif isinstance(error, (TimeoutError, asyncio.CancelledError)):
+            self._database.behind(self._tidy())
+            return
+        elif isinstance(error, _GONE) and not isinstance(error, asyncpg.QueryCanceledError):
+            breaker.failed(str(error).partition("\n")[0])
+        elif isinstance(error, asyncpg.PostgresError):
+            breaker.answered()
+        await self._database.pool.release(self._connection)
+
+    async def _tidy(self) -> None:
+        """Ends what the caller has left behind. A server that does not even say that it gives up a statement hangs."""
+        database, connection = self._database, self._connection
+        try:
+            # asyncpg itself waits for as long as a statement may take, and then ends the connection without a word.
+            async with asyncio.timeout(DB_CANCEL_S):
+                if self.transaction is not None:
+                    await self.transaction.rollback()
+                await database.pool.release(connection)
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
+            database.breaker.failed(str(error).partition("\n")[0] or "a statement that was given up did not end")
+            # Free already where its release has failed.
+            with contextlib.suppress(asyncpg.InterfaceError):
+                connection.terminate()
+                await database.pool.release(connection)
+
+
 class Database:
     """A bounded pool of connections. Open it with `open_pool`.
 
@@ -76,32 +150,34 @@ class Database:
         RequestError: a value that the database refuses.
     """
 
-    def __init__(self, pool: asyncpg.Pool[asyncpg.Record]) -> None:
-        self._pool = pool
+    def __init__(self, pool: asyncpg.Pool[asyncpg.Record], breaker: Breaker | None = None) -> None:
+        self.pool = pool
+        self.breaker = breaker or Breaker()
+        self._behind: set[asyncio.Task[None]] = set()
 
     async def fetch(self, statement: str, *arguments: Any) -> list[asyncpg.Record]:
         """All rows."""
         with translated():
-            async with self._pool.acquire(timeout=CONNECT_S_MAX) as connection:
+            async with self._lease() as connection:
                 rows: list[asyncpg.Record] = await connection.fetch(statement, *arguments)
                 return rows
 
     async def fetchrow(self, statement: str, *arguments: Any) -> asyncpg.Record | None:
         """The first row."""
         with translated():
-            async with self._pool.acquire(timeout=CONNECT_S_MAX) as connection:
+            async with self._lease() as connection:
                 return await connection.fetchrow(statement, *arguments)
 
     async def fetchval(self, statement: str, *arguments: Any) -> Any:
         """The first column of the first row."""
         with translated():
-            async with self._pool.acquire(timeout=CONNECT_S_MAX) as connection:
+            async with self._lease() as connection:
                 return await connection.fetchval(statement, *arguments)
 
     async def execute(self, statement: str, *arguments: Any) -> int:
         """The number of rows that the statement touched."""
         with translated():
-            async with self._pool.acquire(timeout=CONNECT_S_MAX) as connection:
+            async with self._lease() as connection:
                 status = await connection.execute(statement, *arguments)
         count = status.rpartition(" ")[2]
         return int(count) if count.isdigit() else 0
@@ -109,21 +185,33 @@ class Database:
     async def executemany(self, statement: str, rows: Sequence[Sequence[Any]]) -> None:
         """The statement for every row, in one transaction."""
         with translated():
-            async with self._pool.acquire(timeout=CONNECT_S_MAX) as connection:
+            async with self._lease() as connection:
                 await connection.executemany(statement, rows)
 
     @contextlib.asynccontextmanager
-    async def transaction(self) -> AsyncIterator[asyncpg.pool.PoolConnectionProxy[asyncpg.Record]]:
-        """A connection inside a transaction."""
+    async def transaction(self) -> AsyncIterator[Connection]:
+        """A connection inside a transaction, for `DB_OPERATION_S` at most."""
+        lease = _Lease(self)
         with translated():
-            async with self._pool.acquire(timeout=CONNECT_S_MAX) as connection, connection.transaction():
-                yield connection
+            async with lease as connection, asyncio.timeout(DB_OPERATION_S):
+                transaction = connection.transaction()
+                await transaction.start()
+                try:
+                    yield connection
+                except (TimeoutError, asyncio.CancelledError):
+                    lease.transaction = transaction
+                    raise
+                except BaseException:
+                    await transaction.rollback()
+                    raise
+                else:
+                    await transaction.commit()
 
     @contextlib.asynccontextmanager
     async def atomic(self) -> AsyncIterator[Database]:
         """The same methods inside one transaction: stores over it do all that they do, or nothing."""
         async with self.transaction() as connection:
-            yield Database(_Held(connection))
+            yield _Inside(connection)
 
     async def ping(self) -> None:
         """Returns if the database answers."""
@@ -133,22 +221,35 @@ class Database:
         """Waits a moment for calls in flight, then ends all connections."""
         try:
             with translated():
-                async with asyncio.timeout(CONNECT_S_MAX):
-                    await self._pool.close()
+                async with asyncio.timeout(DB_CONNECT_S):
+                    await self.pool.close()
         except StorageUnavailable:
-            self._pool.terminate()
+            self.pool.terminate()
+
+    def _lease(self) -> AbstractAsyncContextManager[Connection]:
+        return _Lease(self)
+
+    def behind(self, work: Coroutine[Any, Any, None]) -> None:
+        """Does it behind the caller's back."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._behind.add(task)
+        task.add_done_callback(self._behind.discard)
 
 
-class _Held:
-    """The part of a pool that `Database` uses, over one connection that is in a transaction."""
+class _Inside(Database):
+    """The same over one connection that is in a transaction, whose holder has its lease."""
 
-    def __init__(self, connection: asyncpg.pool.PoolConnectionProxy[asyncpg.Record]) -> None:
+    def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    def acquire(
-        self, *, timeout: float | None = None
-    ) -> contextlib.nullcontext[asyncpg.pool.PoolConnectionProxy[asyncpg.Record]]:
+    def _lease(self) -> AbstractAsyncContextManager[Connection]:
         return contextlib.nullcontext(self._connection)
+
+    @contextlib.asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Connection]:
+        with translated():
+            async with self._connection.transaction():
+                yield self._connection
 
 
 async def connect(dsn: str) -> asyncpg.Connection[asyncpg.Record]:
@@ -158,7 +259,7 @@ async def connect(dsn: str) -> asyncpg.Connection[asyncpg.Record]:
     """
     try:
         with translated():
-            return await asyncpg.connect(dsn, timeout=CONNECT_S_MAX)
+            return await asyncpg.connect(dsn, timeout=DB_CONNECT_S)
     except (PytwError, ValueError) as error:
         raise unreachable(dsn, error) from error
 
@@ -170,28 +271,36 @@ async def _leave(_: asyncpg.Connection[asyncpg.Record]) -> None:
     """
 
 
-async def open_pool(dsn: str, max_connections: int = 7) -> Database:
-    """A pool of at most *max_connections*, which has answered once.
+async def make_pool(dsn: str, max_connections: int = DB_CONNECTIONS) -> Database:
+    """A pool of at most *max_connections*, which connects when it is first asked.
+
+    Raises: ValueError: *dsn* is no address.
+    """
+    pool = await asyncpg.create_pool(
+        dsn,
+        # A floor would be kept by a task that logs a traceback whenever the server is away.
+        min_size=0,
+        max_size=max_connections,
+        timeout=DB_CONNECT_S,
+        command_timeout=DB_STATEMENT_S,
+        max_inactive_connection_lifetime=IDLE_CONNECTION_S_MAX,
+        reset=_leave,
+    )
+    return Database(pool)
+
+
+async def open_pool(dsn: str, max_connections: int = DB_CONNECTIONS) -> Database:
+    """`make_pool`, which has answered once.
 
     Raises: DatabaseUnreachable.
     """
     try:
         with translated():
-            pool = await asyncpg.create_pool(
-                dsn,
-                # A floor would be kept by a task that logs a traceback whenever the server is away.
-                min_size=0,
-                max_size=max_connections,
-                timeout=CONNECT_S_MAX,
-                command_timeout=STATEMENT_S_MAX,
-                max_inactive_connection_lifetime=IDLE_CONNECTION_S_MAX,
-                reset=_leave,
-            )
-            database = Database(pool)
+            database = await make_pool(dsn, max_connections)
             try:
                 await database.ping()
             except BaseException:
-                pool.terminate()
+                database.pool.terminate()
                 raise
     except (PytwError, ValueError) as error:
         raise unreachable(dsn, error) from error
@@ -206,4 +315,4 @@ def unreachable(dsn: str, error: Exception) -> DatabaseUnreachable:
     return DatabaseUnreachable(f"cannot reach the database {where.partition('?')[0] or 'on its socket'}: {text}")
 
 
-__all__ = ["Database", "connect", "open_pool", "translate", "translated"]
+__all__ = ["Database", "connect", "make_pool", "open_pool", "translate", "translated"]

@@ -1,18 +1,30 @@
 """`WorkerDB`: the worker's database, fair to all its tenants.
 
-Whatever satisfies `workerdb.WorkerDb` (Mesophyll's client, the master's stores) goes behind `Turns`: at most so many
+Whatever satisfies `workerdb.WorkerDb` (Mesophyll's client, the stores themselves) goes behind `Turns`: at most so many
 operations of one tenant and of all are in flight, and who waits is served round-robin over tenants, so that a busy
-tenant delays itself and nobody else.
+tenant delays itself and nobody else. Every operation ends within its bound, and what only reads is asked again while the
+storage is away; a write never, for nobody knows whether it has happened.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-from pytw.limits import DB_QUEUE_MAX, OBJECT_OPERATIONS_MAX, OBJECT_OPERATIONS_TOTAL_MAX
+from pytw.errors import DeadlineExceeded, StorageUnavailable
+from pytw.limits import (
+    DB_GATES_S,
+    DB_OPERATION_S,
+    DB_QUEUE_MAX,
+    DB_READ_TRIES_MAX,
+    DB_RETRY_FIRST_S,
+    OBJECT_OPERATION_S,
+    OBJECT_OPERATIONS_MAX,
+    OBJECT_OPERATIONS_TOTAL_MAX,
+)
 from pytw.mesophyll import turns
 from pytw.workerdb import Operation, WorkerDb, over
 
@@ -56,19 +68,67 @@ class Turns:
             self._turns.done(tenant)
 
 
-class WorkerDB:
-    """`operations` are those of another `WorkerDb`, with `Turns`. Source: reference `WorkerDB` (spec 5.9).
+def bound_s(operation: Operation) -> float:
+    """How long an operation may take, from being asked for to its answer."""
+    if operation.of_objects:
+        return OBJECT_OPERATION_S
+    return DB_GATES_S if operation.name == "gates" else DB_OPERATION_S
 
-    Objects have turns of their own: a bucket that answers slowly must not hold up the database.
+
+class WorkerDB:
+    """`operations` are those of another `WorkerDb`, with turns, deadlines and retries. Source: reference `WorkerDB` (spec 5.9).
+
+    They raise what the other one raises, and Overloaded: too many of the tenant's operations wait; DeadlineExceeded. Objects
+    have turns of their own: a bucket that answers slowly must not hold up the database.
     """
 
-    def __init__(self, db: WorkerDb, per_tenant: int) -> None:
+    def __init__(
+        self,
+        db: WorkerDb,
+        per_tenant: int,
+        *,
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+        jitter: Callable[[], float] = random.random,
+        bound_s: Callable[[Operation], float] = bound_s,
+    ) -> None:
         self._db = db
+        self._sleep = sleep
+        self._jitter = jitter
+        self._bound_s = bound_s
         self.turns = Turns(per_tenant)
         self.object_turns = Turns(min(per_tenant, OBJECT_OPERATIONS_MAX), OBJECT_OPERATIONS_TOTAL_MAX)
         self.operations = over(self._answer)
+        #: Since the start: reads that were asked again, operations that were given up.
+        self.retries = 0
+        self.late = 0
 
     async def _answer(self, operation: Operation, tenant: int, args: tuple[Any, ...]) -> Any:
+        bound_s = self._bound_s(operation)
+        try:
+            async with asyncio.timeout(bound_s) as deadline:
+                if operation.reads:
+                    return await self._read(operation, tenant, args)
+                return await self._ask(operation, tenant, args)
+        except TimeoutError:
+            if not deadline.expired():
+                raise
+            self.late += 1
+            unknown = "" if operation.reads else "; it may still happen"
+            raise DeadlineExceeded(f"{operation.name} was not answered within {bound_s:g} s{unknown}") from None
+
+    async def _read(self, operation: Operation, tenant: int, args: tuple[Any, ...]) -> Any:
+        pause_s = DB_RETRY_FIRST_S
+        for _ in range(DB_READ_TRIES_MAX - 1):
+            try:
+                return await self._ask(operation, tenant, args)
+            except StorageUnavailable:
+                # Without its turn: others may ask for what is there.
+                self.retries += 1
+                await self._sleep(pause_s * (1 + self._jitter() / 2))
+                pause_s *= 2
+        return await self._ask(operation, tenant, args)
+
+    async def _ask(self, operation: Operation, tenant: int, args: tuple[Any, ...]) -> Any:
         turns = self.object_turns if operation.of_objects else self.turns
         async with turns.turn(tenant if operation.of_tenant else WORKER_ITSELF):
             return await operation.run(self._db, tenant, args)

@@ -275,6 +275,8 @@ class Worker:
             "host_calls": self.context.in_flight,
             "db_waiting": self.worker_db.turns.waiting,
             "objects_waiting": self.worker_db.object_turns.waiting,
+            "db_retries": self.worker_db.retries,
+            "db_late": self.worker_db.late,
             "programs": len(self.cache),
             "program_bytes": self.cache.bytes,
             "gates": len(self.state),

@@ -36,7 +36,7 @@ async def test_calls_recover_by_themselves_after_the_server_ended_their_connecti
 
 
 async def test_statement_that_takes_too_long_is_given_up(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool, "STATEMENT_S_MAX", 0.1)
+    monkeypatch.setattr(pool, "DB_STATEMENT_S", 0.1)
     database = await open_pool(database_url, 1)
     with pytest.raises(StorageUnavailable, match="did not answer"):
         await database.fetchval("SELECT pg_sleep(30)")
@@ -46,7 +46,7 @@ async def test_statement_that_takes_too_long_is_given_up(database_url: str, monk
 
 async def test_waiting_for_a_connection_is_bounded(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     database = await open_pool(database_url, 1)
-    monkeypatch.setattr(pool, "CONNECT_S_MAX", 0.1)
+    monkeypatch.setattr(pool, "DB_CONNECT_S", 0.1)
     async with database.transaction():
         with pytest.raises(StorageUnavailable):
             await database.ping()

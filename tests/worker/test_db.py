@@ -1,12 +1,13 @@
-"""`Turns` and `WorkerDB`: a busy tenant delays itself only."""
+"""`Turns` and `WorkerDB`: a busy tenant delays itself only, every operation ends, and what only reads is asked again."""
 
 import asyncio
 
 import pytest
 
-from pytw.errors import Overloaded, StorageUnavailable
-from pytw.worker.db import Turns, WorkerDB
-from pytw.workerdb import WorkerDb
+from pytw.errors import DeadlineExceeded, Overloaded, StorageUnavailable
+from pytw.limits import DB_OPERATION_S, DB_READ_TRIES_MAX, HOST_CALL_S, OBJECT_OPERATION_S
+from pytw.worker.db import Turns, WorkerDB, bound_s
+from pytw.workerdb import OPERATIONS, WorkerDb
 
 from .fakes import MemoryDb, until
 
@@ -110,6 +111,69 @@ async def test_failed_operation_returns_its_turn():
     db = worker_db.operations
     for _ in range(3):
         with pytest.raises(StorageUnavailable):
-            await db.kv_get(A, "k", ["s"])
+            await db.kv_set(A, "k", ["s"], b"\x01")
     inner.failing = False
+    assert await db.kv_get(A, "other", ["s"]) is None
+
+
+async def test_read_is_asked_again_while_the_storage_is_away():
+    """Twice, later each time; what comes back in between is the answer."""
+    slept = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        inner.failing = len(slept) < fails
+
+    inner = MemoryDb()
+    worker_db = WorkerDB(inner, 1, sleep=sleep, jitter=lambda: 1.0)
+    inner.failing, fails = True, DB_READ_TRIES_MAX - 1
+    assert await worker_db.operations.kv_get(A, "k", ["s"]) is None
+    assert slept == pytest.approx([0.15, 0.3])
+    assert worker_db.retries == 2
+    inner.failing, fails = True, 100
+    with pytest.raises(StorageUnavailable):
+        await worker_db.operations.kv_get(A, "k", ["s"])
+    assert inner.calls == [("kv_get", A)] * 2 * DB_READ_TRIES_MAX
+
+
+async def test_write_is_asked_once():
+    """Nobody knows whether a write that failed has happened."""
+    inner = MemoryDb()
+    inner.failing = True
+    worker_db = WorkerDB(inner, 1)
+    for write in (
+        worker_db.operations.kv_set(A, "k", ["s"], b"\x01"),
+        worker_db.operations.kv_delete(A, "k", ["s"]),
+        worker_db.operations.claim_expired(0, 1, limit=1),
+    ):
+        with pytest.raises(StorageUnavailable):
+            await write
+    assert len(inner.calls) == 3
+    assert worker_db.retries == 0
+
+
+@pytest.mark.parametrize("reads", [True, False])
+async def test_operation_that_does_not_end_is_given_up_and_frees_its_turn(reads: bool):
+    """Those that run and those that wait for them alike, in words that say what was asked for."""
+    inner = MemoryDb()
+    inner.blocked[A] = asyncio.Event()
+    worker_db = WorkerDB(inner, 2, bound_s=lambda operation: 0.02)
+    db = worker_db.operations
+    asks = [db.kv_get(A, "k", ["s"]) if reads else db.kv_set(A, "k", ["s"], b"\x01") for _ in range(6)]
+    found = await asyncio.gather(*asks, return_exceptions=True)
+    assert {type(error) for error in found} == {DeadlineExceeded}
+    assert {str(error) for error in found} == {
+        "kv_get was not answered within 0.02 s"
+        if reads
+        else "kv_set was not answered within 0.02 s; it may still happen"
+    }
+    assert (worker_db.late, worker_db.turns.waiting, inner.in_flight[A]) == (6, 0, 0)
+    del inner.blocked[A]
     assert await db.kv_get(A, "k", ["s"]) is None
+
+
+def test_every_operation_has_a_bound_and_a_host_call_outlives_it():
+    for operation in OPERATIONS.values():
+        assert bound_s(operation) <= HOST_CALL_S
+    assert bound_s(OPERATIONS["kv_get"]) == DB_OPERATION_S
+    assert bound_s(OPERATIONS["object_get"]) == OBJECT_OPERATION_S
