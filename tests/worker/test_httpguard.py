@@ -169,6 +169,8 @@ def test_other_hosts_are_refused_in_the_references_words(url: str, text: str):
         ("https://cdn.discord\tapp.com/", "control characters"),
         ("https://cdn.discordapp.com/\0", "control characters"),
         ("https://[::1/", "not a URL"),
+        ("https://[]/", "not a URL"),
+        ("https://[]@:80/", "not a URL"),
         ("https://cdn.discordapp.com../", "not a name"),
         ("https://.cdn.discordapp.com/", "not a name"),
         ("https://a..cdn.discordapp.com/", "not a name"),

@@ -82,7 +82,7 @@ class HttpGuard:
         try:
             url = URL(text)
             host, port = url.raw_host, url.explicit_port
-        except ValueError:
+        except (ValueError, IndexError):  # the latter is yarl's word for a host of empty brackets
             raise RequestError("not a URL") from None
         if url.scheme not in _PORTS:
             raise RequestError("only http:// and https:// URLs can be requested")
