@@ -205,7 +205,7 @@ RC_FILE = ".luaurc"
 
 @dataclass(slots=True, frozen=True)
 class TemplateSource:
-    """A deployed template: what an engine needs to run it."""
+    """A deployed template: what an engine needs to run it. ``left_out`` says why it cannot be run, if it cannot."""
 
     name: str
     files: Mapping[str, bytes]
@@ -214,6 +214,7 @@ class TemplateSource:
     allowed_caps: Sequence[str] = (EVERY_CAPABILITY,)
     paused: bool = False
     version: int = 0
+    left_out: str = ""
 
 
 @dataclass(slots=True, frozen=True)

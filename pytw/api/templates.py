@@ -23,7 +23,7 @@ from pytw.api.context import CONTEXT
 from pytw.api.eventnames import event_warnings
 from pytw.api.running import TENANT, owner_of, when_running
 from pytw.errors import Unavailable
-from pytw.storage.templates import checked_files, checked_name
+from pytw.storage.templatechecks import checked_files, checked_name
 from pytw.types import ENTRY, EVERY_CAPABILITY, LUAU_SUFFIXES, Draft, TemplateSource
 
 if TYPE_CHECKING:

@@ -22,7 +22,8 @@ from pytw.eventnames import EVERY_EVENT
 from pytw.limits import KV_FIND_BYTES_MAX, KV_FIND_ROWS_MAX, KV_VALUE_BYTES_MAX, Limits
 from pytw.storage.kv import KvStore, to_row
 from pytw.storage.looprecords import EVENT_REFS, PAUSED_SCOPE, SCOPE, StoredTemplate, asked, stored
-from pytw.storage.templates import Template, checked_files, checked_name
+from pytw.storage.templatechecks import checked_files, checked_name
+from pytw.storage.templates import Template
 from pytw.storage.tenants import TenantStore, checked_events
 from pytw.types import ENTRY, EVERY_CAPABILITY, LUAU_SUFFIXES, Draft, Id, TenantState
 
@@ -59,6 +60,8 @@ class LoopTemplateStore:
 
     It keeps the version that runs and no other: drafts and earlier versions have no place in the reference's form.
     """
+
+    keeps_versions = False
 
     def __init__(self, db: Database, limits: Limits | None = None) -> None:
         self._db = db

@@ -16,7 +16,10 @@ from pytw.storage.globalkv import GlobalKvStore
 from pytw.storage.kv import KvStore
 from pytw.storage.looptemplates import LoopTemplateStore
 from pytw.storage.pool import Database
+from pytw.storage.programs import ProgramStore
+from pytw.storage.shop import ShopStore
 from pytw.storage.templates import TemplateStore
+from pytw.storage.templateversions import VersionStore
 from pytw.storage.tenants import TenantStore
 from pytw.storage.users import UserStore
 from pytw.types import GlobalEntry, GlobalPage, GlobalRecord, Id, ObjectInfo
@@ -39,6 +42,9 @@ class Stores:
         self.kv = KvStore(db, limits)
         self.tenants = TenantStore(db)
         self.templates = TemplateStore(db, limits)
+        self.versions = VersionStore(db, limits)
+        self.programs = ProgramStore(db)
+        self.shop = ShopStore(db, limits)
         self.loop_templates = LoopTemplateStore(db, limits)
         self.cursors = CursorStore(db)
         self.global_staff = GlobalKvStaff(db)
@@ -50,7 +56,7 @@ class Stores:
         self.tenant_state = self.tenants.tenant_state
         self.set_tenant_state = self.tenants.set_tenant_state
         self.update_tenant_state = self.tenants.update_tenant_state
-        self.program = self.templates.program
+        self.program = self.programs.program
         self.kv_get = self.kv.get
         self.kv_set = self.kv.set
         self.kv_delete = self.kv.delete

@@ -27,7 +27,7 @@ _PARTS = """
 SELECT owner_type, owner_id, events, banned, true AS of_state FROM tenant_state WHERE {0}
 UNION ALL
 SELECT owner_type, owner_id, coalesce(events_override, events), false, false FROM templates
-WHERE deployed_version IS NOT NULL AND NOT paused AND {0}"""
+WHERE (deployed_version IS NOT NULL OR shop_ref IS NOT NULL) AND NOT paused AND {0}"""
 
 GATES = _PARTS.format("(owner_id::bigint >> 22) % $2 = $1")
 GATE = _PARTS.format("owner_id = $1 AND owner_type = $2")
