@@ -35,14 +35,15 @@ async def test_a_read_that_is_given_up_frees_its_turn(served: Served, until: Cal
 
 async def test_a_write_that_is_given_up_runs_to_its_end(served: Served, until: Callable[..., Any]) -> None:
     class SlowWrites(FakeDb):
-        async def kv_set(self, tenant: int, *args: Any) -> None:
+        async def kv_delete(self, tenant: int, key: str, scopes: Any) -> int:
             self.started.append(tenant)
             await self.go.wait()
             self.written = True
+            return 1
 
     db = db_client(await served.serve(slow := SlowWrites()))
     slow.go.clear()
-    write = asyncio.ensure_future(db.kv_set(MINE, "k", ["s"], b"\x01"))
+    write = asyncio.ensure_future(db.kv_delete(MINE, "k", ["s"]))
     await until(lambda: len(slow.started) == 1)
     write.cancel()
     link = served.server.links[1]
