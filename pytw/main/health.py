@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from pytw.cache import Cache
 from pytw.errors import StorageUnavailable
 from pytw.main.workers import Workers
 from pytw.observe import metrics
@@ -20,8 +21,19 @@ class Health:
     """Answers what is up. `started` is set once, when everything has been up for the first time."""
 
     def __init__(
-        self, workers: Workers, database: Database, *, mock_url: str | None, clock: Callable[[], float] = time.monotonic
+        self,
+        workers: Workers,
+        database: Database,
+        *,
+        mock_url: str | None,
+        caches: Mapping[str, Cache[Any, Any]] | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """
+        Args:
+            caches: the master's, by the names that they have in metrics.
+        """
+        self._caches = caches or {}
         self._workers = workers
         self._database = database
         self._mock_url = mock_url
@@ -82,6 +94,10 @@ class Health:
         restarts = metrics.gauge("tw_worker_restarts", "Restarts of a worker process.", ("worker",))
         up = metrics.gauge("tw_worker_up", "Whether a worker takes events.", ("worker",))
         stat = metrics.gauge("tw_worker_stat", "What a worker counts, from its heartbeats.", ("worker", "name"))
+        cache = metrics.gauge("tw_cache", "Entries, hits, misses and evictions of a cache.", ("cache", "name"))
+        for name, counted in self._caches.items():
+            for what, count in counted.counts().items():
+                cache.labels(name, what).set(count)
         for slot in self._workers.supervisor.status():
             restarts.labels(str(slot["worker"])).set(slot["restarts"])
         for worker_id, said in self._workers.parts().items():

@@ -11,7 +11,6 @@ import logging
 import socket
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
-from functools import partial
 from pathlib import Path
 
 from pytw.api import ApiContext, ApiServer
@@ -147,7 +146,7 @@ class _Master:
             )
         )
         stack.push_async_callback(workers.close)
-        self._health = health = Health(workers, database, mock_url=mock_url)
+        self._health = health = Health(workers, database, mock_url=mock_url, caches={"sessions": stores.users.kept})
         self._api = api = ApiServer(
             ApiContext(
                 workers=workers.pool,
@@ -155,7 +154,7 @@ class _Master:
                 health=health,
                 dev=dev,
                 limits=config.limits,
-                session=partial(_session, stores),
+                session=stores.users.user_of,
                 root_users=frozenset(str(user) for user in config.discord_auth.root_users),
                 mock=upstream.mock.say if upstream.mock is not None else None,
                 objects=objects,

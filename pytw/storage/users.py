@@ -1,5 +1,8 @@
 """Users of the HTTP API and their tokens, of which only hashes are kept.
 
+Every request of the API asks whose token it has: sessions are kept for a moment, and forgotten at once when they or their
+user are changed here. What a user's guilds are is Discord's to say; the answer is kept in the user's row for a while.
+
 Source: reference `auth` (spec/http-schema-systems.md 2, 3.2), with bounded lives and numbers.
 """
 
@@ -7,13 +10,25 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from pytw.errors import LimitExceeded, NotFound, RequestError
-from pytw.limits import API_TOKEN_S_MAX, API_TOKENS_MAX
+import orjson
+
+from pytw.cache import Cache
+from pytw.errors import Forbidden, LimitExceeded, NotFound, RequestError
+from pytw.limits import (
+    API_TOKEN_S_MAX,
+    API_TOKENS_MAX,
+    SESSION_LIFE_S,
+    SESSIONS_KEPT_MAX,
+    USER_GUILDS_BYTES_MAX,
+    USER_GUILDS_LIFE_S,
+)
 
 if TYPE_CHECKING:
     import asyncpg
@@ -21,6 +36,7 @@ if TYPE_CHECKING:
     from pytw.storage.pool import Database
 
 TOKEN_BYTES = 32
+BANNED = "banned"
 TYPES = frozenset({"login", "app_login", "api"})
 
 _COLUMNS = "s.id, s.user_id, s.type, s.name, s.expiry, s.created_at, u.state"
@@ -36,6 +52,10 @@ KEEP = """
 INSERT INTO users AS old (user_id, access_token) VALUES ($1, $2)
 ON CONFLICT (user_id) DO UPDATE SET access_token = coalesce(excluded.access_token, old.access_token), last_updated_at = now()
 RETURNING state"""
+GUILDS = """
+SELECT CASE WHEN guilds_cached_at > now() - make_interval(secs => $2) THEN guilds_cache::text END AS guilds
+FROM users WHERE user_id = $1"""
+KEEP_GUILDS = "UPDATE users SET guilds_cache = $2::text::jsonb, guilds_cached_at = now() WHERE user_id = $1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +74,12 @@ class Session:
 class UserStore:
     """Methods raise what `Database` raises, besides their own."""
 
-    def __init__(self, db: Database) -> None:
+    def __init__(self, db: Database, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._db = db
+        #: By the token's hash. Tokens that nobody has are not kept: whoever tries many would push out those in use.
+        self.kept: Cache[bytes, Session | None] = Cache(SESSIONS_KEPT_MAX, _life_s, clock=clock)
+        #: Keeps nothing: several that ask for a user's guilds at once wait for one answer.
+        self._guilds: Cache[str, Any] = Cache(1, 0, clock=clock)
 
     async def keep(self, user_id: str, access_token: str | None = None) -> str:
         """Make the user known, and keep its OAuth token if one is given; returns its state."""
@@ -66,6 +90,34 @@ class UserStore:
         statement = "UPDATE users SET state = $2, last_updated_at = now() WHERE user_id = $1"
         if not await self._db.execute(statement, user_id, state):
             raise NotFound(f"there is no user {user_id}")
+        self.kept.forget_where(lambda session: session is not None and session.user_id == user_id)
+
+    async def guilds(self, user_id: str, read: Callable[[], Awaitable[Any]], *, refresh: bool = False) -> Any:
+        """The user's guilds, as JSON knows them: what *read* has told in the last `USER_GUILDS_LIFE_S`, else what it tells now.
+
+        Args:
+            read: asks Discord; what it raises is raised here.
+            refresh: ask in any case.
+        Raises:
+            NotFound: no such user.
+            LimitExceeded: more than `USER_GUILDS_BYTES_MAX`.
+        """
+        if not refresh:
+            row = await self._db.fetchrow(GUILDS, user_id, USER_GUILDS_LIFE_S)
+            if row is None:
+                raise NotFound(f"there is no user {user_id}")
+            if row["guilds"] is not None:
+                return orjson.loads(row["guilds"])
+        return await self._guilds.get(user_id, lambda: self._read_guilds(user_id, read))
+
+    async def _read_guilds(self, user_id: str, read: Callable[[], Awaitable[Any]]) -> Any:
+        found = await read()
+        text = orjson.dumps(found)
+        if len(text) > USER_GUILDS_BYTES_MAX:
+            raise LimitExceeded(f"the list of guilds is too long ({len(text):,} bytes)")
+        if not await self._db.execute(KEEP_GUILDS, user_id, text.decode()):
+            raise NotFound(f"there is no user {user_id}")
+        return found
 
     async def create_session(
         self, user_id: str, type_: str, expires_s: float, name: str | None = None
@@ -96,8 +148,24 @@ class UserStore:
         return token, Session(**dict(row), state=state)
 
     async def session(self, token: str) -> Session | None:
-        """Whose token it is; None if it is unknown or has expired."""
-        row = await self._db.fetchrow(CHECK, _hash(token))
+        """Whose token it is; None if it is unknown or has expired.
+
+        As the database has it, or had it at most `SESSION_LIFE_S` ago where nobody here has changed it since.
+        """
+        hashed = _hash(token)
+        return await self.kept.get(hashed, lambda: self._read_session(hashed))
+
+    async def user_of(self, token: str) -> str | None:
+        """The user behind a token; None if it is unknown or has expired. Raises: Forbidden: the user is banned."""
+        session = await self.session(token)
+        if session is None:
+            return None
+        if session.state == BANNED:
+            raise Forbidden(f"user {session.user_id} is banned")
+        return session.user_id
+
+    async def _read_session(self, hashed: bytes) -> Session | None:
+        row = await self._db.fetchrow(CHECK, hashed)
         return None if row is None else _session(row)
 
     async def sessions(self, user_id: str) -> list[Session]:
@@ -109,6 +177,7 @@ class UserStore:
         statement = "DELETE FROM web_api_tokens WHERE user_id = $1 AND id = $2"
         if not await self._db.execute(statement, user_id, session_id):
             raise NotFound(f"you have no session {session_id}")
+        self.kept.forget_where(lambda session: session is not None and session.id == session_id)
 
     async def purge(self, *, limit: int = 1_000) -> int:
         """Delete tokens that have expired, a bounded number at once; returns how many."""
@@ -120,6 +189,12 @@ class UserStore:
 
 def _hash(token: str) -> bytes:
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
+
+
+def _life_s(session: Session | None) -> float:
+    if session is None:
+        return 0
+    return min(SESSION_LIFE_S, (session.expiry - datetime.now(UTC)).total_seconds())
 
 
 def _session(row: asyncpg.Record) -> Session:
