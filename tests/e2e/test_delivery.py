@@ -9,7 +9,7 @@ from collections import defaultdict
 from typing import Any
 
 from pytw.limits import CURSOR_WINDOW_EVENTS
-from tests.e2e.server import Server, serving
+from tests.e2e.server import POLL_S, Server, serving
 
 GUILDS = [(8 + i) << 22 for i in range(4)]
 EVENTS = 600
@@ -76,7 +76,7 @@ def test_kill_9_under_load_loses_nothing_and_flags_what_ran_twice() -> None:
         wanted = {f"m{number}" for number in range(EVENTS)}
         give_up_at = time.monotonic() + 30
         while wanted - heard(server).keys() and time.monotonic() < give_up_at:
-            time.sleep(0.05)
+            time.sleep(POLL_S)
         ran = heard(server)
         assert wanted - ran.keys() == set(), server.log[-3000:]
         twice = {text: flags for text, flags in ran.items() if len(flags) > 1}

@@ -291,7 +291,7 @@ def test_random_bytes_end_a_link_or_are_waited_on_and_others_live(chunks: list[b
     asyncio.run(scenario())
 
 
-async def test_a_message_may_come_byte_by_byte_masked_and_in_fragments(pair: Pair) -> None:
+async def test_a_message_may_come_byte_by_byte_masked_and_in_fragments(pair: Pair, until: Callable[..., Any]) -> None:
     got: list[bytes] = []
     await pair.start({Kind.LOG: lambda link, call: got.append(call.body)})
     raw = await raw_worker(pair)
@@ -304,8 +304,7 @@ async def test_a_message_may_come_byte_by_byte_masked_and_in_fragments(pair: Pai
     for byte in pieces + message(frame, mask=b"wxyz"):
         raw.writer.write(bytes((byte,)))
         await raw.writer.drain()
-    while len(got) < 2:
-        await asyncio.sleep(0.001)
+    await until(lambda: len(got) == 2)
     assert got == [b"hello", b"hello"]
     await raw.end()
 
