@@ -241,12 +241,6 @@ class _Master:
             self._workers.replace_all()
 
 
-async def _session(stores: Stores, token: str) -> str | None:
-    """The user behind a token."""
-    session = await stores.users.session(token)
-    return session.user_id if session is not None else None
-
-
 async def _gateway(workers: Workers) -> None:
     """Waits a little for the shards, so that what the banner suggests works at once."""
     try:
