@@ -101,8 +101,9 @@ class Services:
                 turns.done(call.tenant)
                 return
             task = self._run(call, self._operate(call.tenant, ask), turns)
-            # A write that has started runs to its end: one that is cut off half way helps nobody.
-            call.on_cancel = task.cancel if ask.operation.reads else None
+            # A statement or transaction is cut off whole: a write that nobody waits for must not come after the next one.
+            # An upload runs to its end: one that is cut off half way helps nobody.
+            call.on_cancel = None if ask.operation.of_objects and not ask.operation.reads else task.cancel
 
         call.on_cancel = give_up
         turns.submit(call.tenant, start)

@@ -20,32 +20,37 @@ async def served() -> AsyncIterator[Served]:
     await made.close()
 
 
-async def test_a_read_that_is_given_up_frees_its_turn(served: Served, until: Callable[..., Any]) -> None:
-    db = db_client(await served.serve())
-    served.db.go.clear()
-    asks = [asyncio.ensure_future(db.gate(MINE)) for _ in range(2)]
-    await until(lambda: len(served.db.started) == 2)
-    for ask in asks:
-        ask.cancel()
-    last = asyncio.ensure_future(db.gate(MINE))
-    await until(lambda: len(served.db.started) == 3)
-    served.db.go.set()
-    assert await last
+async def test_what_is_given_up_is_cut_off_and_frees_its_turn(served: Served, until: Callable[..., Any]) -> None:
+    """Writes too: one that comes after the next one would undo it."""
 
-
-async def test_a_write_that_is_given_up_runs_to_its_end(served: Served, until: Callable[..., Any]) -> None:
     class SlowWrites(FakeDb):
         async def kv_delete(self, tenant: int, key: str, scopes: Any) -> int:
-            self.started.append(tenant)
-            await self.go.wait()
-            self.written = True
+            await self.gate(tenant)
             return 1
 
     db = db_client(await served.serve(slow := SlowWrites()))
     slow.go.clear()
-    write = asyncio.ensure_future(db.kv_delete(MINE, "k", ["s"]))
+    asks = [asyncio.ensure_future(ask) for ask in (db.gate(MINE), db.kv_delete(MINE, "k", ["s"]))]
+    await until(lambda: len(slow.started) == 2)
+    for ask in asks:
+        ask.cancel()
+    last = asyncio.ensure_future(db.gate(MINE))
+    await until(lambda: len(slow.started) == 3)
+    slow.go.set()
+    assert await last
+
+
+async def test_an_upload_that_is_given_up_runs_to_its_end(served: Served, until: Callable[..., Any]) -> None:
+    class SlowObjects(FakeDb):
+        async def object_put(self, tenant: int, key: str, data: bytes) -> None:
+            await self.gate(tenant)
+            self.written = True
+
+    db = db_client(await served.serve(slow := SlowObjects()))
+    slow.go.clear()
+    upload = asyncio.ensure_future(db.object_put(MINE, "k", b"1"))
     await until(lambda: len(slow.started) == 1)
-    write.cancel()
+    upload.cancel()
     link = served.server.links[1]
     await until(lambda: link.serving == 0)
     slow.go.set()
