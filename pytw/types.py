@@ -259,11 +259,36 @@ class KvRecord:
     created_at: datetime
     last_updated_at: datetime
     expires_at: datetime | None = None
+    resume: bool = False
 
     @property
     def cursor(self) -> str:
         """What `WorkerDb.kv_find` takes as ``after`` to go on behind this record."""
         return f"{self.id}:{self.key}"
+
+
+class KvWritten(NamedTuple):
+    """What a write of a key came to: the version there is now, and whether that is the one that was to be written."""
+
+    written: bool
+    version: int  #: 0: there is no such key
+
+
+class KvReleased(NamedTuple):
+    """What became of the claims of a worker that is gone."""
+
+    due: int  #: due again at once
+    given_up: int  #: that was their last attempt
+
+
+@dataclass(frozen=True, slots=True)
+class KvPlace:
+    """Whose key it is and which, without its value."""
+
+    tenant: int
+    id: str
+    key: str
+    scopes: list[str]
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ import asyncio
 import logging
 import os
 import secrets
+from collections.abc import Sequence
 from typing import Any, cast
 
 import msgpack
@@ -24,7 +25,7 @@ from pytw.mesophyll.channel import Call
 from pytw.mesophyll.records import Kind
 from pytw.mesophyll.server import Link, MesophyllServer
 from pytw.mesophyll.services import Services
-from pytw.types import CreateEvent, Cursor, Outcome, TenantGate
+from pytw.types import CreateEvent, Cursor, KvReleased, Outcome, TenantGate
 from pytw.worker.spec import DiscordSpec, WorkerSpec
 from pytw.worker.vms import RESULT
 from pytw.workerdb import WorkerDb
@@ -171,7 +172,15 @@ class _Nothing:
     async def gates(self, _worker_id: int, _workers: int) -> list[TenantGate]:
         return []
 
-    async def claim_expired(self, _worker_id: int, _workers: int, *, limit: int) -> list[tuple[int, Any]]:
+    async def claim_expired(
+        self, _worker_id: int, _workers: int, *, limit: int, busy: Sequence[int] = ()
+    ) -> list[tuple[int, Any]]:
+        return []
+
+    async def release_claims(self, _worker_id: int, _workers: int) -> KvReleased:
+        return KvReleased(0, 0)
+
+    async def resume_keys(self, _worker_id: int, _workers: int, _after: str, _limit: int) -> list[Any]:
         return []
 
     async def load(self, _shards: int) -> dict[int, Cursor]:

@@ -3,224 +3,108 @@
 A row is one (key, set of scopes); `set` writes exactly that row. Reading is wider: a row matches when its scopes contain
 those asked for, and of several the exact one comes first. Source: reference `geese/kv` (spec/http-schema-systems.md 3.4).
 
-A key with ``expires_at`` is due once. The worker that owns the tenant claims due rows for a while, runs the tenant's
-handlers, then finishes the row, which deletes it only if nobody has written it since. A claim that is not finished
-becomes due again, later each time, `KV_EXPIRY_ATTEMPTS_MAX` times in all.
+Searches go through ``tenant_kv_scopes``, which has each row under each of its scopes in the order of pages. Expiry and
+resume are `kvexpiry`.
 
-A tenant's room is bounded (`limits.kv_bytes_max`, `limits.kv_keys_max`). Triggers count what its keys take, and `set`
-looks at the count before it writes; writes at the same moment do not see each other, so that the bounds may be passed
-by as much as a tenant has operations in flight.
+A tenant's room is bounded exactly (`limits.kv_bytes_max`, `limits.kv_keys_max`): ``kv_set`` of migration 0002 judges a
+write by what the tenant holds with it, while no other of the tenant's writes can end.
 """
 
 from __future__ import annotations
 
-import asyncio
-import logging
-import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any
 
-import orjson
-
-from pytw import values
-from pytw.errors import InternalError, LimitExceeded, RequestError
-from pytw.limits import (
-    KV_EXPIRY_ATTEMPTS_MAX,
-    KV_EXPIRY_CLAIM_S,
-    KV_EXPIRY_CLAIM_S_MAX,
-    KV_FIND_BYTES_MAX,
-    KV_FIND_ROWS_MAX,
-    KV_KEY_BYTES_MAX,
-    KV_LIST_SCOPES_MAX,
-    KV_LOOP_BYTES_MAX,
-    KV_SCOPE_BYTES_MAX,
-    KV_SCOPES_MAX,
-    KV_VALUE_BYTES_MAX,
-    Limits,
+from pytw.errors import InternalError, LimitExceeded, NotFound, RequestError
+from pytw.limits import KV_FIND_BYTES_MAX, KV_FIND_ROWS_MAX, KV_LIST_KEYS_MAX, KV_LIST_SCOPES_MAX, Limits
+from pytw.storage.kvrules import (
+    COLUMNS,
+    OWNED,
+    beside,
+    checked_cursor,
+    checked_id,
+    checked_key,
+    checked_moment,
+    checked_scopes,
+    checked_text,
+    from_row,
+    key_range,
+    like_pattern,
+    new_id,
+    owner_of,
+    readable,
+    to_row,
+    value_bytes,
 )
-from pytw.types import Id, KvRecord, OwnerType
+from pytw.types import KvRecord, KvWritten
 
 if TYPE_CHECKING:
-    import asyncpg
-
     from pytw.storage.pool import Database
 
-LOG = logging.getLogger("pytw.storage.kv")
+#: Raised by ``kv_set`` for a tenant without room, with what it would hold.
+NO_ROOM = "TWKV1"
 
-A = TypeVar("A")
-R = TypeVar("R")
+EXACT = f"{OWNED} AND identity = kv_identity($3, $4)"
+_UNDER = f"{OWNED} AND scope = kv_scope(($4::text[])[1]) AND key = $3"
 
-_COLUMNS = "id, key, scopes, value::text AS value, version, created_at, last_updated_at, expires_at"
-_OWNED = "owner_id = $1 AND owner_type = $2"
+# The exact row alone, if there is one: without it there may be many more under the key.
+_BEST = """
+WITH exact AS MATERIALIZED (SELECT {columns} FROM tenant_kv WHERE {exact})
+SELECT * FROM exact
+UNION ALL (
+    SELECT {columns} FROM tenant_kv
+    WHERE id = ANY (ARRAY(SELECT id FROM tenant_kv_scopes WHERE {under})) AND scopes @> $4 AND NOT EXISTS (SELECT FROM exact)
+    ORDER BY cardinality(scopes), scopes LIMIT 1
+)"""
+GET = _BEST.format(columns=COLUMNS, exact=EXACT, under=_UNDER)
+EXISTS = f"""
+SELECT EXISTS (SELECT FROM tenant_kv WHERE {EXACT}) OR EXISTS (
+    SELECT FROM tenant_kv WHERE id = ANY (ARRAY(SELECT id FROM tenant_kv_scopes WHERE {_UNDER})) AND scopes @> $4)"""
+PLACE_OF_ID = f"SELECT key, scopes FROM tenant_kv WHERE {OWNED} AND id = $3"
+GET_BY_ID = f"SELECT {COLUMNS} FROM tenant_kv WHERE {OWNED} AND id = $3"
 
-GET = f"""
-SELECT {_COLUMNS} FROM tenant_kv WHERE {_OWNED} AND key = $3 AND scopes @> $4
-ORDER BY scopes = $4 DESC, cardinality(scopes), scopes LIMIT 1"""
+SET = "SELECT written, version FROM kv_set($1, $2, $3, $4, $5, $6, $7::text::jsonb, $8, $9, $10, $11, $12)"
 
-# Writes nothing where the tenant has no room, and answers in any case how much it would then take. What does not grow is
-# written even where the room is full.
-SET = f"""
-WITH asked AS (SELECT $6::text::jsonb AS value),
-old AS (SELECT bytes FROM tenant_kv WHERE {_OWNED} AND identity = kv_identity($3, $4)),
-used AS (SELECT keys, bytes FROM tenant_kv_usage WHERE {_OWNED}),
-sized AS (
-    SELECT value, kv_bytes($3, $4, value) - coalesce((SELECT bytes FROM old), 0) AS more_bytes,
-        CASE WHEN EXISTS (SELECT FROM old) THEN 0 ELSE 1 END AS more_keys
-    FROM asked
-), wanted AS (
-    SELECT value, coalesce((SELECT bytes FROM used), 0) + more_bytes AS bytes,
-        coalesce((SELECT keys FROM used), 0) + more_keys AS keys, more_bytes, more_keys
-    FROM sized
-), judged AS (
-    SELECT value, bytes, keys, bytes > $8 AND more_bytes > 0 AS too_long, keys > $9 AND more_keys > 0 AS too_many
-    FROM wanted
-), written AS (
-    INSERT INTO tenant_kv AS old (id, owner_id, owner_type, key, scopes, value, expires_at)
-    SELECT $5, $1, $2, $3, $4, value, $7 FROM judged WHERE NOT too_long AND NOT too_many
-    ON CONFLICT (owner_id, owner_type, identity) DO UPDATE SET
-        value = excluded.value, version = old.version + 1, expires_at = excluded.expires_at,
-        expiry_attempts = 0, expiry_claimed_until = NULL, last_updated_at = now()
+# In one order, so that two of them never wait for each other.
+DELETE = f"""
+WITH doomed AS (
+    SELECT id FROM tenant_kv
+    WHERE id = ANY (ARRAY(SELECT id FROM tenant_kv_scopes WHERE {_UNDER})) AND scopes @> $4 ORDER BY id FOR UPDATE
 )
-SELECT bytes, keys, too_long, too_many FROM judged"""
+DELETE FROM tenant_kv USING doomed WHERE tenant_kv.id = doomed.id"""
+DELETE_BY_ID = f"DELETE FROM tenant_kv WHERE {OWNED} AND id = $3"
 
-DELETE = f"DELETE FROM tenant_kv WHERE {_OWNED} AND key = $3 AND scopes @> $4"
+_NEW_EXPIRY = """UPDATE tenant_kv SET expires_at = {at}, version = version + 1, expiry_attempts = 0,
+    expiry_claimed_until = NULL, expiry_retry_at = NULL, last_updated_at = now()"""
+SET_EXPIRY = f"{_NEW_EXPIRY.format(at='$5')} WHERE {EXACT}"
+SET_EXPIRY_BY_ID = f"{_NEW_EXPIRY.format(at='$4')} WHERE {OWNED} AND id = $3"
 
-# One row too many where the values are too long together, and no more: they never leave the database.
+# Which of several scopes has the fewest rows; a thousand are as good as any number.
+RAREST = f"""
+SELECT wanted.scope FROM unnest($3::text[]) AS wanted (scope), LATERAL (
+    SELECT count(*) AS rows FROM (
+        SELECT FROM tenant_kv_scopes AS s WHERE {OWNED} AND s.scope = kv_scope(wanted.scope) LIMIT 1000) AS seen) AS counted
+ORDER BY counted.rows, wanted.scope LIMIT 1"""
+
+# Read in the order of the index, row by row until the page is full, whatever the planner thinks of the number of rows: a
+# subquery with OFFSET stays one. One row too many where the values are too long together: they never leave the database.
 FIND = f"""
 WITH page AS (
-    SELECT {_COLUMNS} FROM tenant_kv
-    WHERE {_OWNED} AND scopes @> $3 AND ($4::text IS NULL OR key LIKE $4) AND (key, id) > ($5, $6)
-    ORDER BY key, id LIMIT $7
+    SELECT r.* FROM tenant_kv_scopes AS s, LATERAL (
+        SELECT {COLUMNS} FROM tenant_kv WHERE tenant_kv.id = s.id AND scopes @> $3 OFFSET 0) AS r
+    WHERE {OWNED} AND s.scope = kv_scope($9) AND (s.key, s.id) > ($5, $6) AND s.key < $7
+      AND ($4::text IS NULL OR s.key LIKE $4)
+    ORDER BY s.key, s.id LIMIT $8
 ), weighed AS (SELECT *, sum(octet_length(value)) OVER (ORDER BY key, id) AS bytes FROM page)
 SELECT * FROM weighed WHERE bytes - octet_length(value) <= {KV_FIND_BYTES_MAX} ORDER BY key, id"""
 
-SCOPES = f"SELECT DISTINCT scope FROM tenant_kv, unnest(scopes) AS scope WHERE {_OWNED} ORDER BY 1 LIMIT $3"
-
-CLAIM = f"""
-WITH due AS (
-    SELECT id FROM tenant_kv
-    WHERE expires_at <= now() AND (expiry_claimed_until IS NULL OR expiry_claimed_until <= now())
-      AND expiry_attempts < {KV_EXPIRY_ATTEMPTS_MAX} AND (owner_id::bigint >> 22) % $2 = $1
-    ORDER BY expires_at, id LIMIT $3 FOR UPDATE SKIP LOCKED
-)
-UPDATE tenant_kv SET
-    expiry_attempts = expiry_attempts + 1,
-    expiry_claimed_until = now() + make_interval(secs =>
-        least({KV_EXPIRY_CLAIM_S} * 2 ^ expiry_attempts, {KV_EXPIRY_CLAIM_S_MAX}))
-FROM due WHERE tenant_kv.id = due.id
-RETURNING owner_type, owner_id, tenant_kv.{_COLUMNS}"""
-
-FINISH = f"DELETE FROM tenant_kv WHERE {_OWNED} AND id = $3 AND version = $4 AND expires_at <= now()"
-
-
-def checked_scopes(scopes: Sequence[str], *, writes: bool = False) -> list[str]:
-    """Sorted, each once.
-
-    Raises:
-        RequestError: none, too many, or not storable text.
-        LimitExceeded: one is too long.
-    """
-    if not scopes:
-        raise RequestError(
-            "Setting keys without a scope is not allowed" if writes else "Unscoped operations are not allowed"
-        )
-    if len(scopes) > KV_SCOPES_MAX:
-        raise RequestError(f"Scopes length may be at most {KV_SCOPES_MAX} long ({len(scopes)} given)")
-    for scope in scopes:
-        checked_text(scope, "Scope", KV_SCOPE_BYTES_MAX)
-    return sorted(set(scopes))
-
-
-def checked_text(text: str, what: str, bytes_max: int) -> str:
-    """Raises: RequestError, LimitExceeded."""
-    try:
-        size = len(text.encode())
-    except UnicodeEncodeError:
-        raise RequestError(f"{what} is not text") from None
-    if size > bytes_max:
-        raise LimitExceeded(f"{what} length too long ({size:,} bytes, at most {bytes_max:,})")
-    if "\0" in text:
-        raise RequestError(f"{what} contains a NUL character, which cannot be stored")
-    return text
-
-
-def checked_key(key: str) -> str:
-    """Raises: RequestError, LimitExceeded."""
-    if not key:
-        raise RequestError("Key is empty")
-    return checked_text(key, "Key", KV_KEY_BYTES_MAX)
-
-
-def like_pattern(pattern: str) -> str | None:
-    """*pattern* as PostgreSQL takes it: None for everything, and a lone backslash at the end stands for itself."""
-    checked_text(pattern, "Query", KV_KEY_BYTES_MAX)
-    if pattern in ("%%", "%"):
-        return None
-    backslashes = len(pattern) - len(pattern.rstrip("\\"))
-    return pattern + "\\" if backslashes % 2 else pattern
-
-
-def to_row(value: bytes) -> str:
-    """The text of the jsonb column for a msgpack KhronosValue.
-
-    Raises: RequestError, LimitExceeded.
-    """
-    try:
-        text = orjson.dumps(values.to_tagged_json(values.unpack(value)))
-    except (ValueError, TypeError) as error:
-        raise RequestError(f"Value cannot be stored: {error}") from None
-    if len(text) > KV_VALUE_BYTES_MAX:
-        raise LimitExceeded(f"Value length too long ({len(text):,} bytes of JSON, at most {KV_VALUE_BYTES_MAX:,})")
-    return text.decode()
-
-
-def from_row(row: asyncpg.Record) -> KvRecord:
-    """The record of a row of `_COLUMNS`. Raises: InternalError: somebody else wrote what is no value."""
-    try:
-        value = values.pack(values.from_tagged_json(orjson.loads(row["value"])))
-    except ValueError as error:
-        raise InternalError(f"the stored value of key {row['key']!r} cannot be read: {error}") from error
-    return KvRecord(
-        id=row["id"],
-        key=row["key"],
-        scopes=list(row["scopes"]),
-        value=value,
-        version=row["version"],
-        created_at=row["created_at"],
-        last_updated_at=row["last_updated_at"],
-        expires_at=row["expires_at"],
-    )
-
-
-def _readable(rows: Iterable[asyncpg.Record]) -> list[tuple[asyncpg.Record, KvRecord]]:
-    """Rows with their records; what cannot be read is logged and left out, so that it stops no other."""
-    found = []
-    for row in rows:
-        try:
-            found.append((row, from_row(row)))
-        except InternalError as error:
-            LOG.error("row %s: %s", row["id"], error)
-    return found
-
-
-async def _beside(value_bytes: int, convert: Callable[[A], R], what: A) -> R:
-    """Convert at once what is small, the rest in a thread."""
-    return convert(what) if value_bytes <= KV_LOOP_BYTES_MAX else await asyncio.to_thread(convert, what)
-
-
-def _value_bytes(rows: Iterable[asyncpg.Record]) -> int:
-    return sum(len(row["value"]) for row in rows)
-
-
-def _owner(tenant: int) -> tuple[str, str]:
-    owner = Id.of(tenant)
-    return owner.owner_id, owner.owner_type.value
-
-
-def _no_room(key: str, limit: str, size: str, most: int) -> LimitExceeded:
-    what = f"the key-value store is full: with key {key[:80]!r} it would hold {size}, and {limit} is {most:,}"
-    return LimitExceeded(what, hint="delete keys that are not needed any more")
+SCOPES = f"SELECT DISTINCT scope FROM tenant_kv, unnest(scopes) AS scope WHERE {OWNED} ORDER BY 1 LIMIT $3"
+KEYS = f"""
+SELECT DISTINCT s.key FROM tenant_kv_scopes AS s
+WHERE {OWNED} AND s.scope = kv_scope($4) AND ($5 OR EXISTS (
+    SELECT FROM tenant_kv WHERE tenant_kv.id = s.id AND scopes @> $3 OFFSET 0))
+ORDER BY s.key LIMIT $6"""
 
 
 class KvStore:
@@ -235,35 +119,109 @@ class KvStore:
 
         Raises: RequestError, LimitExceeded.
         """
-        row = await self._db.fetchrow(GET, *_owner(tenant), checked_key(key), checked_scopes(scopes))
-        return None if row is None else await _beside(_value_bytes([row]), from_row, row)
+        return await self._record(GET, *owner_of(tenant), checked_key(key), checked_scopes(scopes))
+
+    async def get_by_id(self, tenant: int, record_id: str) -> KvRecord | None:
+        """Raises: RequestError, LimitExceeded."""
+        return await self._record(GET_BY_ID, *owner_of(tenant), checked_id(record_id))
+
+    async def _record(self, statement: str, *arguments: Any) -> KvRecord | None:
+        row = await self._db.fetchrow(statement, *arguments)
+        return None if row is None else await beside(value_bytes([row]), from_row, row)
+
+    async def exists(self, tenant: int, key: str, scopes: Sequence[str]) -> bool:
+        """Whether `get` would find a row. Raises: RequestError, LimitExceeded."""
+        return bool(await self._db.fetchval(EXISTS, *owner_of(tenant), checked_key(key), checked_scopes(scopes)))
 
     async def set(
-        self, tenant: int, key: str, scopes: Sequence[str], value: bytes, expires_at: datetime | None = None
-    ) -> None:
+        self,
+        tenant: int,
+        key: str,
+        scopes: Sequence[str],
+        value: bytes,
+        expires_at: datetime | None = None,
+        *,
+        resume: bool = False,
+        if_version: int | None = None,
+    ) -> KvWritten:
         """Write the row with exactly these scopes; id and creation time stay, the version grows, expiry starts anew.
 
         Args:
             value: msgpack of one KhronosValue, at most `KV_VALUE_BYTES_MAX` bytes as tagged JSON.
             expires_at: None takes an earlier expiry away.
+            resume: whether the tenant hears of the key when its VM begins anew.
+            if_version: write only if this is the row's version; 0: only if there is no row.
         Raises: RequestError, LimitExceeded: also where the tenant has no room left.
         """
-        key, scopes = checked_key(key), checked_scopes(scopes, writes=True)
-        text = await _beside(len(value), to_row, value)
+        place = (new_id(), checked_key(key), checked_scopes(scopes, writes=True))
+        written = await self._write(tenant, place, value, expires_at, resume, if_version, by_id=False)
+        assert written is not None
+        return written
+
+    async def _write(
+        self,
+        tenant: int,
+        place: tuple[str, str, list[str]],
+        value: bytes,
+        expires_at: datetime | None,
+        resume: bool,
+        if_version: int | None,
+        *,
+        by_id: bool,
+    ) -> KvWritten | None:
+        """None: *by_id* says that the row must have this id, and it has not."""
+        record_id, key, scopes = place
+        text = await beside(len(value), to_row, value)
         bounds = (self._limits.kv_bytes_max, self._limits.kv_keys_max)
-        found = await self._db.fetchrow(SET, *_owner(tenant), key, scopes, new_id(), text, expires_at, *bounds)
-        assert found is not None
-        if found["too_long"]:
-            raise _no_room(key, "limits.kv_bytes_max", f"{found['bytes']:,} bytes", bounds[0])
-        if found["too_many"]:
-            raise _no_room(key, "limits.kv_keys_max", f"{found['keys']:,} keys", bounds[1])
+        arguments = (key, scopes, record_id, by_id, text, checked_moment(expires_at), resume, if_version)
+        try:
+            row = await self._db.fetchrow(SET, *owner_of(tenant), *arguments, *bounds)
+        except InternalError as error:
+            raise _no_room(error, key, *bounds) from None
+        assert row is not None
+        return None if row["written"] is None else KvWritten(row["written"], row["version"])
+
+    async def set_by_id(
+        self,
+        tenant: int,
+        record_id: str,
+        value: bytes,
+        expires_at: datetime | None = None,
+        *,
+        resume: bool = False,
+        if_version: int | None = None,
+    ) -> KvWritten:
+        """Write the row of this id as `set` does; its key and scopes stay. Raises: as `set`, and NotFound."""
+        row = await self._db.fetchrow(PLACE_OF_ID, *owner_of(tenant), checked_id(record_id))
+        place = None if row is None else (record_id, row["key"], list(row["scopes"]))
+        written = place and await self._write(tenant, place, value, expires_at, resume, if_version, by_id=True)
+        if written is None:
+            raise NotFound("there is no record with this id")
+        return written
+
+    async def set_expiry(self, tenant: int, key: str, scopes: Sequence[str], expires_at: datetime | None) -> bool:
+        """Give the row with exactly these scopes another expiry, or none; whether there is one. The version grows.
+
+        Raises: RequestError, LimitExceeded.
+        """
+        arguments = (checked_key(key), checked_scopes(scopes, writes=True), checked_moment(expires_at))
+        return bool(await self._db.execute(SET_EXPIRY, *owner_of(tenant), *arguments))
+
+    async def set_expiry_by_id(self, tenant: int, record_id: str, expires_at: datetime | None) -> bool:
+        """As `set_expiry`."""
+        arguments = (checked_id(record_id), checked_moment(expires_at))
+        return bool(await self._db.execute(SET_EXPIRY_BY_ID, *owner_of(tenant), *arguments))
 
     async def delete(self, tenant: int, key: str, scopes: Sequence[str]) -> int:
         """Delete every row of the key whose scopes contain these; returns how many.
 
         Raises: RequestError, LimitExceeded.
         """
-        return await self._db.execute(DELETE, *_owner(tenant), checked_key(key), checked_scopes(scopes))
+        return await self._db.execute(DELETE, *owner_of(tenant), checked_key(key), checked_scopes(scopes))
+
+    async def delete_by_id(self, tenant: int, record_id: str) -> bool:
+        """Whether there was one. Raises: RequestError, LimitExceeded."""
+        return bool(await self._db.execute(DELETE_BY_ID, *owner_of(tenant), checked_id(record_id)))
 
     async def find(
         self, tenant: int, pattern: str, scopes: Sequence[str], *, limit: int, after: str | None = None
@@ -279,41 +237,57 @@ class KvStore:
         like = like_pattern(pattern)
         if limit < 1:
             raise RequestError("Limit must be at least 1")
-        record_id, _, key = (after or "").partition(":")
-        checked_text(after or "", "Cursor", KV_KEY_BYTES_MAX + 128)
-        arguments = (checked_scopes(scopes), like, key, record_id, min(limit, KV_FIND_ROWS_MAX))
-        rows = await self._db.fetch(FIND, *_owner(tenant), *arguments)
+        first, end = key_range(like)
+        begin = max(checked_cursor(after), (first, ""))
+        scopes = checked_scopes(scopes)
+        lead = await self._lead(tenant, scopes)
+        arguments = (scopes, like, *begin, end, min(limit, KV_FIND_ROWS_MAX), lead)
+        rows = await self._db.fetch(FIND, *owner_of(tenant), *arguments)
         if rows and rows[-1]["bytes"] > KV_FIND_BYTES_MAX:
             raise LimitExceeded(
                 f"The values found are longer than {KV_FIND_BYTES_MAX:,} bytes together: use a narrower query or scopes"
             )
-        return [record for _, record in await _beside(_value_bytes(rows), _readable, rows)]
+        return [record for _, record in await beside(value_bytes(rows), readable, rows)]
+
+    async def _lead(self, tenant: int, scopes: list[str]) -> str:
+        """The scope to search by: the one with the fewest rows."""
+        if len(scopes) == 1:
+            return scopes[0]
+        return str(await self._db.fetchval(RAREST, *owner_of(tenant), scopes))
+
+    async def keys(self, tenant: int, scopes: Sequence[str]) -> list[str]:
+        """The keys of all rows whose scopes contain these, sorted, each once.
+
+        Raises: RequestError, LimitExceeded: also for more than `KV_LIST_KEYS_MAX`: a part would pass for the whole.
+        """
+        scopes = checked_scopes(scopes)
+        arguments = (scopes, await self._lead(tenant, scopes), len(scopes) == 1, KV_LIST_KEYS_MAX + 1)
+        rows = await self._db.fetch(KEYS, *owner_of(tenant), *arguments)
+        if len(rows) > KV_LIST_KEYS_MAX:
+            raise LimitExceeded(f"there are more than {KV_LIST_KEYS_MAX:,} keys: use find, which has pages")
+        return [row["key"] for row in rows]
 
     async def list_scopes(self, tenant: int) -> list[str]:
         """All scopes that any row has, sorted.
 
         Raises: LimitExceeded: more than `KV_LIST_SCOPES_MAX`: a part would pass for the whole.
         """
-        rows = await self._db.fetch(SCOPES, *_owner(tenant), KV_LIST_SCOPES_MAX + 1)
+        rows = await self._db.fetch(SCOPES, *owner_of(tenant), KV_LIST_SCOPES_MAX + 1)
         if len(rows) > KV_LIST_SCOPES_MAX:
             raise LimitExceeded(f"there are more than {KV_LIST_SCOPES_MAX:,} scopes: they cannot be listed")
         return [row["scope"] for row in rows]
 
-    async def claim_expired(self, worker_id: int, workers: int, *, limit: int) -> list[tuple[int, KvRecord]]:
-        """Due rows of this worker's tenants, oldest first, each claimed: nobody else gets it until the claim ends."""
-        rows = await self._db.fetch(CLAIM, worker_id, workers, limit)
-        readable = await _beside(_value_bytes(rows), _readable, rows)
-        found = [(Id(OwnerType(row["owner_type"]), int(row["owner_id"])).key, record) for row, record in readable]
-        return sorted(found, key=lambda item: (item[1].expires_at, item[1].id))
 
-    async def finish_expired(self, tenant: int, record_id: str, version: int) -> None:
-        """Delete a claimed row, unless it has been written since it was claimed."""
-        await self._db.execute(FINISH, *_owner(tenant), record_id, version)
-
-
-def new_id() -> str:
-    """An identifier that nobody guesses and that nothing else has."""
-    return uuid.uuid4().hex
+def _no_room(error: InternalError, key: str, bytes_max: int, keys_max: int) -> InternalError | LimitExceeded:
+    """What ``kv_set`` says of a tenant without room, in words; any other error as it is."""
+    cause: Any = error.__cause__
+    if getattr(cause, "sqlstate", None) != NO_ROOM:
+        return error
+    too_long = cause.args[0] == "bytes"
+    limit, most = ("limits.kv_bytes_max", bytes_max) if too_long else ("limits.kv_keys_max", keys_max)
+    size = f"{int(cause.detail):,} {'bytes' if too_long else 'keys'}"
+    what = f"the key-value store is full: with key {key[:80]!r} it would hold {size}, and {limit} is {most:,}"
+    return LimitExceeded(what, hint="delete keys that are not needed any more")
 
 
 __all__ = ["KvStore", "checked_key", "checked_scopes", "checked_text", "like_pattern", "new_id", "to_row"]

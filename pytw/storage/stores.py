@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import orjson
@@ -11,9 +10,10 @@ import orjson
 from pytw.errors import NotFound, Unavailable
 from pytw.limits import Limits
 from pytw.storage.cursors import CursorStore
-from pytw.storage.globalstaff import GlobalKvStaff
 from pytw.storage.globalkv import GlobalKvStore
+from pytw.storage.globalstaff import GlobalKvStaff
 from pytw.storage.kv import KvStore
+from pytw.storage.kvexpiry import KvExpiryStore
 from pytw.storage.looptemplates import LoopTemplateStore
 from pytw.storage.pool import Database
 from pytw.storage.programs import ProgramStore
@@ -40,6 +40,7 @@ class Stores:
         self.db = db
         self._objects = objects
         self.kv = KvStore(db, limits)
+        self.kv_expiry = KvExpiryStore(db)
         self.tenants = TenantStore(db)
         self.templates = TemplateStore(db, limits)
         self.versions = VersionStore(db, limits)
@@ -62,8 +63,20 @@ class Stores:
         self.kv_delete = self.kv.delete
         self.kv_find = self.kv.find
         self.kv_list_scopes = self.kv.list_scopes
-        self.claim_expired = self.kv.claim_expired
-        self.finish_expired = self.kv.finish_expired
+        self.kv_get_by_id = self.kv.get_by_id
+        self.kv_exists = self.kv.exists
+        self.kv_set_by_id = self.kv.set_by_id
+        self.kv_set_expiry = self.kv.set_expiry
+        self.kv_set_expiry_by_id = self.kv.set_expiry_by_id
+        self.kv_delete_by_id = self.kv.delete_by_id
+        self.kv_keys = self.kv.keys
+        self.claim_expired = self.kv_expiry.claim
+        self.finish_expired = self.kv_expiry.finish
+        self.fail_expired = self.kv_expiry.fail
+        self.release_claims = self.kv_expiry.release
+        self.retry_expired = self.kv_expiry.retry
+        self.resume_keys = self.kv_expiry.resumed
+        self.tenant_resume_keys = self.kv_expiry.resumed_of
 
     @property
     def objects(self) -> ObjectStore:

@@ -4,51 +4,37 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import re
-from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from urllib.parse import quote
 
-from pytw.errors import Conflict, NotFound, RequestError
+from pytw.errors import Conflict, NotFound
 from pytw.eventnames import DEFAULT_EVENTS
 from pytw.routing import worker_of
-from pytw.storage.globalkv import NUL, checked_entry, global_place
-from pytw.storage.kv import checked_key, checked_scopes, new_id, to_row
+from pytw.storage.globalkv import checked_entry, global_place
 from pytw.storage.objectkeys import checked_object_data, checked_object_key, checked_object_prefix, checked_url_life
 from pytw.storage.statemerge import merge
 from pytw.storage.tenants import checked_events, checked_state
 from pytw.types import (
     GlobalEntry,
-    GlobalRecord,
     GlobalPage,
+    GlobalRecord,
     Id,
-    KvRecord,
     ObjectInfo,
     TemplateSource,
     TenantGate,
     TenantState,
 )
-
-_Place = tuple[int, str, tuple[str, ...]]
-
-
-def _like(pattern: str) -> re.Pattern[str]:
-    r"""A LIKE pattern as a regular expression: ``%``, ``_``, and ``\`` before what is meant literally."""
-    parts = re.findall(r"\\.|.", pattern, re.DOTALL)
-    known = {"%": ".*", "_": "."}
-    return re.compile("".join(known.get(part) or re.escape(part[-1]) for part in parts), re.DOTALL)
+from pytw.worker.memorykv import MemoryKv, like_expression
 
 
-class MemoryDb:
+class MemoryDb(MemoryKv):
     """Satisfies `workerdb.WorkerDb`, without bounds on what a tenant keeps. A claim of a key lasts as long as the process."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.templates: dict[int, list[TemplateSource]] = {}
         self.states: dict[int, TenantState] = {}
-        self.records: dict[_Place, KvRecord] = {}
-        #: Id and version of keys that were claimed.
-        self._claimed: set[tuple[str, int]] = set()
         #: By scope, key and version.
         self.published: dict[tuple[str, str, int], GlobalRecord] = {}
         self.objects: dict[tuple[int, str], tuple[bytes, datetime]] = {}
@@ -102,71 +88,11 @@ class MemoryDb:
             checked_state(state)
         return self._write_state(tenant, merged)
 
-    def _matching(self, tenant: int, scopes: Sequence[str]) -> list[KvRecord]:
-        """The tenant's records that have all the scopes; those with the fewest others come first."""
-        wanted = set(checked_scopes(scopes))
-        found = [r for (owner, _, held), r in self.records.items() if owner == tenant and wanted.issubset(held)]
-        return sorted(found, key=lambda r: (len(r.scopes), r.scopes))
-
-    async def kv_get(self, tenant: int, key: str, scopes: Sequence[str]) -> KvRecord | None:
-        await self._work("kv_get", tenant)
-        return next((r for r in self._matching(tenant, scopes) if r.key == checked_key(key)), None)
-
-    async def kv_set(
-        self, tenant: int, key: str, scopes: Sequence[str], value: bytes, expires_at: datetime | None = None
-    ) -> None:
-        await self._work("kv_set", tenant)
-        place = (tenant, checked_key(key), tuple(checked_scopes(scopes, writes=True)))
-        if NUL.search(to_row(value).encode()):
-            raise RequestError("Value contains a NUL character, which cannot be stored")
-        now, old = datetime.now(UTC), self.records.get(place)
-        number, version, created = (old.id, old.version + 1, old.created_at) if old is not None else (new_id(), 1, now)
-        self.records[place] = KvRecord(number, key, list(place[2]), value, version, created, now, expires_at)
-
-    async def kv_delete(self, tenant: int, key: str, scopes: Sequence[str]) -> int:
-        await self._work("kv_delete", tenant)
-        doomed = [r for r in self._matching(tenant, scopes) if r.key == key]
-        for record in doomed:
-            del self.records[tenant, key, tuple(record.scopes)]
-        return len(doomed)
-
-    async def kv_find(
-        self, tenant: int, pattern: str, scopes: Sequence[str], *, limit: int, after: str | None = None
-    ) -> list[KvRecord]:
-        await self._work("kv_find", tenant)
-        like = _like(pattern)
-        found = sorted(
-            (r for r in self._matching(tenant, scopes) if like.fullmatch(r.key)), key=lambda r: (r.key, r.id)
-        )
-        return [r for r in found if after is None or (r.key, r.id) > tuple(after.split(":", 1)[::-1])][:limit]
-
-    async def kv_list_scopes(self, tenant: int) -> list[str]:
-        await self._work("kv_list_scopes", tenant)
-        return sorted({scope for owner, _, scopes in self.records if owner == tenant for scope in scopes})
-
-    async def claim_expired(self, worker_id: int, workers: int, *, limit: int) -> list[tuple[int, KvRecord]]:
-        await self._work("claim_expired", -1)
-        now = datetime.now(UTC)
-        found = sorted(
-            (record.expires_at, record.id, owner, record)
-            for (owner, _, _), record in self.records.items()
-            if record.expires_at is not None
-            and record.expires_at <= now
-            and worker_of(owner, workers) == worker_id
-            and (record.id, record.version) not in self._claimed
-        )[:limit]
-        self._claimed.update((record.id, record.version) for *_, record in found)
-        return [(owner, record) for _, _, owner, record in found]
-
-    async def finish_expired(self, tenant: int, record_id: str, version: int) -> None:
-        await self._work("finish_expired", tenant)
-        self.records = {place: r for place, r in self.records.items() if (r.id, r.version) != (record_id, version)}
-
     async def global_find(
         self, tenant: int, scope: str, pattern: str, *, limit: int, after: str | None = None
     ) -> GlobalPage:
         await self._work("global_find", tenant)
-        like, (version, key) = _like(pattern), global_place(after)
+        like, (version, key) = like_expression(pattern), global_place(after)
         found = [r for r in self.published.values() if r.scope == scope and like.fullmatch(r.key)]
         approved = sorted((r for r in found if r.review_state == "approved"), key=lambda r: (r.key, r.version))
         behind = [replace(r, long=None, data=None) for r in approved if (r.key, r.version) > (key, version)]

@@ -17,7 +17,17 @@ from pytw.mesophyll.dbcodec import OPERATIONS, pack_ask, pack_result, unpack_ask
 from pytw.mesophyll.turns import Turns
 from pytw.routing import worker_of
 from pytw.storage.stores import Stores
-from pytw.types import CreateEvent, Cursor, KvRecord, Outcome, TemplateSource, TenantGate, TenantState
+from pytw.types import (
+    CreateEvent,
+    Cursor,
+    KvPlace,
+    KvRecord,
+    KvWritten,
+    Outcome,
+    TemplateSource,
+    TenantGate,
+    TenantState,
+)
 from pytw.workerdb import WorkerDb
 from tests.mesophyll.conftest import Pair
 from tests.storage.commons_contract import ENTRY, CommonsContract, Staff, StoresStaff
@@ -153,7 +163,17 @@ async def test_a_foreign_tenant_is_refused_for_every_operation_and_counted(serve
         db.kv_delete(OTHERS, "k", []),
         db.kv_find(OTHERS, "%", [], limit=1),
         db.kv_list_scopes(OTHERS),
-        db.finish_expired(OTHERS, "id", 1),
+        db.kv_get_by_id(OTHERS, "id"),
+        db.kv_exists(OTHERS, "k", []),
+        db.kv_set_by_id(OTHERS, "id", b"\xc0"),
+        db.kv_set_expiry(OTHERS, "k", [], None),
+        db.kv_set_expiry_by_id(OTHERS, "id", None),
+        db.kv_delete_by_id(OTHERS, "id"),
+        db.kv_keys(OTHERS, []),
+        db.finish_expired(OTHERS, [("id", 1)]),
+        db.fail_expired(OTHERS, "id", 1),
+        db.retry_expired(OTHERS),
+        db.tenant_resume_keys(OTHERS, "", 1),
         db.global_find(OTHERS, "s", "%", limit=1),
         db.global_get(OTHERS, "s", "key", 1),
         db.global_create(OTHERS, ENTRY),
@@ -167,6 +187,8 @@ async def test_a_foreign_tenant_is_refused_for_every_operation_and_counted(serve
         db.gates(0, 2),
         db.gates(1, 3),
         db.claim_expired(0, 2, limit=1),
+        db.release_claims(0, 2),
+        db.resume_keys(0, 2, "", 1),
     ]
     results = await asyncio.gather(*asks, return_exceptions=True)
     assert {type(result) for result in results} == {Forbidden}
@@ -272,8 +294,10 @@ def test_operations_are_those_of_the_protocol() -> None:
         ("set_tenant_state", (TenantState(frozenset(), {"x": "y"}),), None),
         ("kv_get", ("k", ["a"]), RECORD),
         ("kv_get", ("k", ["a"]), None),
-        ("kv_set", ("k", ["a"], b"\xc0", NOW), None),
-        ("claim_expired", (1, 2, 10), [(5, RECORD)]),
+        ("kv_set", ("k", ["a"], b"\xc0", NOW, True, 3), KvWritten(False, 4)),
+        ("claim_expired", (1, 2, 10, [5]), [(5, RECORD)]),
+        ("finish_expired", ([("a", 1), ("b", 2)],), 2),
+        ("resume_keys", (1, 2, "", 5), [KvPlace(5, "a", "k", ["s"])]),
     ],
 )
 def test_arguments_and_results_cross_unchanged(name: str, args: tuple[Any, ...], result: Any) -> None:

@@ -8,83 +8,14 @@ import pytest
 
 from pytw import values
 from pytw.errors import InternalError, LimitExceeded, RequestError
-from pytw.limits import KV_EXPIRY_ATTEMPTS_MAX, KV_FIND_BYTES_MAX, KV_FIND_ROWS_MAX, KV_LIST_SCOPES_MAX, Limits
-from pytw.storage.kv import CLAIM, KvStore, like_pattern
+from pytw.limits import KV_FIND_BYTES_MAX, KV_FIND_ROWS_MAX, KV_LIST_SCOPES_MAX, Limits
+from pytw.storage.kv import KvStore
+from pytw.storage.kvrules import like_pattern
 from pytw.storage.stores import Stores
-from pytw.types import Id
+from pytw.types import Id, KvWritten
 
 PAST = datetime(2020, 1, 1, tzinfo=UTC)
 ONE = bytes(msgpack.packb(1))
-
-
-async def _claims_end(stores: Stores) -> None:
-    """As if the time of every claim had passed."""
-    await stores.db.execute("UPDATE tenant_kv SET expiry_claimed_until = now() - interval '1 s'")
-
-
-async def test_claims_of_two_masters_never_overlap(stores: Stores) -> None:
-    """Two hundred due keys, claimed by four callers at once."""
-    for number in range(200):
-        await stores.kv.set(Id.guild(number << 22).key, "k", ["s"], ONE, PAST)
-    taken = await asyncio.gather(*(stores.kv.claim_expired(0, 1, limit=80) for _ in range(4)))
-    ids = [record.id for batch in taken for _, record in batch]
-    assert len(ids) == len(set(ids)) == 200
-
-
-async def test_each_worker_claims_its_own_tenants(stores: Stores) -> None:
-    for number in range(12):
-        await stores.kv.set(Id.user(number << 22).key, "k", ["s"], ONE, PAST)
-    for worker in range(3):
-        claimed = await stores.kv.claim_expired(worker, 3, limit=100)
-        assert sorted(Id.of(tenant).snowflake >> 22 for tenant, _ in claimed) == list(range(worker, 12, 3))
-
-
-async def test_oldest_come_first_and_no_more_than_asked(stores: Stores) -> None:
-    for year in (2003, 2001, 2002):
-        await stores.kv.set(Id.guild(year).key, str(year), ["s"], ONE, datetime(year, 1, 1, tzinfo=UTC))
-    assert [record.key for _, record in await stores.kv.claim_expired(0, 1, limit=2)] == ["2001", "2002"]
-    assert [record.key for _, record in await stores.kv.claim_expired(0, 1, limit=2)] == ["2003"]
-
-
-async def test_unfinished_claim_becomes_due_again_and_again_but_not_for_ever(stores: Stores) -> None:
-    await stores.kv.set(Id.guild(1).key, "k", ["s"], ONE, PAST)
-    seen = 0
-    while await stores.kv.claim_expired(0, 1, limit=10):
-        seen += 1
-        assert await stores.kv.claim_expired(0, 1, limit=10) == []
-        await _claims_end(stores)
-    assert seen == KV_EXPIRY_ATTEMPTS_MAX
-    assert await stores.kv.get(Id.guild(1).key, "k", ["s"]) is not None
-
-
-async def test_writing_the_key_starts_its_expiry_anew(stores: Stores) -> None:
-    await stores.kv.set(Id.guild(1).key, "k", ["s"], ONE, PAST)
-    await stores.kv.claim_expired(0, 1, limit=1)
-    await stores.kv.set(Id.guild(1).key, "k", ["s"], ONE, PAST)
-    assert len(await stores.kv.claim_expired(0, 1, limit=1)) == 1
-
-
-async def test_claims_wait_longer_each_time(stores: Stores) -> None:
-    await stores.kv.set(Id.guild(1).key, "k", ["s"], ONE, PAST)
-    waits = []
-    for _ in range(KV_EXPIRY_ATTEMPTS_MAX):
-        await stores.kv.claim_expired(0, 1, limit=1)
-        waits.append(
-            await stores.db.fetchval("SELECT extract(epoch FROM expiry_claimed_until - now())::float8 FROM tenant_kv")
-        )
-        await _claims_end(stores)
-    assert [round(wait, -1) for wait in waits] == [120, 240, 480, 960, 1920, 3600, 3600, 3600, 3600, 3600]
-
-
-async def test_finding_due_keys_reads_the_index(stores: Stores) -> None:
-    """Many keys without expiry cost nothing."""
-    await stores.db.execute(
-        "INSERT INTO tenant_kv (id, owner_id, owner_type, key, scopes, value)"
-        " SELECT n::text, '1', 'guild', n::text, '{s}', '1' FROM generate_series(1, 5000) AS n"
-    )
-    await stores.db.execute("ANALYZE tenant_kv")
-    plan = "\n".join(row[0] for row in await stores.db.fetch("EXPLAIN " + CLAIM, 0, 1, 10))
-    assert "tenant_kv_by_expiry" in plan
 
 
 async def test_concurrent_writes_of_one_key_all_count(stores: Stores) -> None:
@@ -190,7 +121,6 @@ async def test_row_that_cannot_be_read_stops_no_other(stores: Stores, caplog: py
     with pytest.raises(InternalError, match="bad"):
         await stores.kv.get(1, "bad", ["s"])
     assert [record.key for record in await stores.kv.find(1, "%%", ["s"], limit=9)] == ["good"]
-    assert [record.key for _, record in await stores.kv.claim_expired(0, 1, limit=9)] == ["good"]
     assert "bad" in caplog.text
 
 
@@ -255,8 +185,8 @@ async def test_bytes_over_the_limit_are_refused_and_overwriting_delete_and_expir
     await kv.set(tenant.key, "g", ["s"], long)
     with pytest.raises(LimitExceeded):
         await kv.set(tenant.key, "h", ["s"], long)
-    ((_, due),) = await kv.claim_expired(0, 1, limit=10)
-    await kv.finish_expired(tenant.key, due.id, due.version)
+    ((_, due),) = await stores.claim_expired(0, 1, limit=10)
+    await stores.finish_expired(tenant.key, [(due.id, due.version)])
     await kv.set(tenant.key, "h", ["s"], long)
     keys, size = await usage(stores, tenant)
     assert keys == 6
@@ -273,11 +203,21 @@ async def test_full_tenant_may_write_what_does_not_grow(stores: Stores) -> None:
     assert (await usage(stores, tenant))[0] == 3
 
 
-async def test_writes_at_the_same_moment_pass_the_limit_by_no_more_than_themselves(stores: Stores) -> None:
-    kv, tenant = small(stores, kv_keys_max=20), Id.guild(5)
+async def test_writes_at_the_same_moment_never_pass_the_limit(stores: Stores) -> None:
+    kv, tenant = small(stores, kv_keys_max=20, kv_bytes_max=1 << 20), Id.guild(5)
     for round_ in range(10):
-        writes = (kv.set(tenant.key, f"{round_}.{number}", ["s"], ONE) for number in range(4))
-        await asyncio.gather(*writes, return_exceptions=True)
-        await asyncio.gather(*(kv.set(tenant.key, "same", ["s"], ONE) for _ in range(4)), return_exceptions=True)
-    keys, _ = await usage(stores, tenant)
-    assert 20 <= keys < 24
+        writes = [kv.set(tenant.key, f"{round_}.{number}", ["s"], ONE) for number in range(4)]
+        writes += [kv.set(tenant.key, "same", ["s"], ONE) for _ in range(4)]
+        ended = await asyncio.gather(*writes, return_exceptions=True)
+        assert {type(one) for one in ended} <= {KvWritten, LimitExceeded}
+    assert (await usage(stores, tenant))[0] == 20
+
+
+async def test_bytes_of_writes_at_the_same_moment_never_pass_the_limit(stores: Stores) -> None:
+    kv, tenant = small(stores, kv_bytes_max=1 << 20), Id.guild(5)
+    value = bytes(msgpack.packb("x" * 100_000))
+    ended = await asyncio.gather(
+        *(kv.set(tenant.key, str(number), ["s"], value) for number in range(20)), return_exceptions=True
+    )
+    assert sum(isinstance(one, KvWritten) for one in ended) == 10
+    assert (await usage(stores, tenant))[0] == 10

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 
 import msgpack
 import pytest
 
-from pytw.errors import LimitExceeded, PytwError, RequestError
+from pytw.errors import LimitExceeded, NotFound, PytwError, RequestError
 from pytw.eventnames import DEFAULT_EVENTS
-from pytw.limits import KV_KEY_BYTES_MAX, KV_VALUE_BYTES_MAX, TENANT_DATA_BYTES_MAX, TENANT_EVENTS_MAX
+from pytw.limits import (
+    KV_KEY_BYTES_MAX,
+    KV_SCOPE_BYTES_MAX,
+    KV_VALUE_BYTES_MAX,
+    TENANT_DATA_BYTES_MAX,
+    TENANT_EVENTS_MAX,
+)
 from pytw.storage.stores import Stores
-from pytw.types import Draft, Id, TenantState
+from pytw.types import Draft, Id, KvPlace, TenantState
 from pytw.workerdb import WorkerDb
 
 GUILD = Id.guild(7 << 22)
@@ -56,6 +63,7 @@ class WorkerDbContract:
         found = await db.kv_find(GUILD.key, "%%", ["a"], limit=10)
         assert [(r.scopes, r.value) for r in found] == [(["a", "b"], pack(2))]
 
+    @pytest.mark.weakness(21)
     async def test_get_prefers_the_exact_scopes_then_the_fewest(self, db: WorkerDb) -> None:
         for scopes in (["a", "c", "d"], ["a", "c"], ["a", "b"]):
             await db.kv_set(GUILD.key, "k", scopes, pack("".join(scopes)))
@@ -95,6 +103,7 @@ class WorkerDbContract:
             await db.kv_set(GUILD.key, key, ["s"], pack(key))
         assert [r.key for r in await db.kv_find(GUILD.key, pattern, ["s"], limit=100)] == found
 
+    @pytest.mark.weakness(40)
     async def test_find_pages_without_gap_or_repeat(self, db: WorkerDb) -> None:
         keys = [f"k{n:02}" for n in range(7)]
         for key in keys:
@@ -114,6 +123,7 @@ class WorkerDbContract:
         assert await db.kv_list_scopes(GUILD.key) == ["Z", "x", "y"]
         assert await db.kv_list_scopes(USER.key) == []
 
+    @pytest.mark.weakness(22)
     async def test_long_scopes_are_stored(self, db: WorkerDb) -> None:
         scopes = [f"{n}{'é' * 200}" for n in range(10)]
         await db.kv_set(GUILD.key, "k" * KV_KEY_BYTES_MAX, scopes, pack(1))
@@ -128,6 +138,7 @@ class WorkerDbContract:
             ("k", [str(n) for n in range(11)], pack(1), RequestError, "at most 10"),
             ("k\0", ["s"], pack(1), RequestError, "NUL"),
             ("k", ["s\0"], pack(1), RequestError, "NUL"),
+            ("k", ["s" * (KV_SCOPE_BYTES_MAX + 1)], pack(1), LimitExceeded, "Scope length too long"),
             ("k", ["s"], pack("a\0b"), RequestError, "NUL"),
             ("", ["s"], pack(1), RequestError, "empty"),
         ],
@@ -156,14 +167,14 @@ class WorkerDbContract:
         await db.kv_set(USER.key, "k", ["s"], pack(1), PAST)
         ((tenant, record),) = await db.claim_expired(1, 2, limit=10)
         assert tenant == USER.key
-        await db.finish_expired(tenant, record.id, record.version)
+        await db.finish_expired(tenant, [(record.id, record.version)])
         assert await db.kv_get(USER.key, "k", ["s"]) is None
 
     async def test_key_that_was_written_meanwhile_stays(self, db: WorkerDb) -> None:
         await db.kv_set(GUILD.key, "k", ["s"], pack(1), PAST)
         ((tenant, record),) = await db.claim_expired(1, 2, limit=10)
         await db.kv_set(GUILD.key, "k", ["s"], pack(2), datetime.now(UTC) + timedelta(hours=1))
-        await db.finish_expired(tenant, record.id, record.version)
+        await db.finish_expired(tenant, [(record.id, record.version)])
         found = await db.kv_get(GUILD.key, "k", ["s"])
         assert found is not None
         assert found.value == pack(2)
@@ -172,6 +183,137 @@ class WorkerDbContract:
         await db.kv_set(GUILD.key, "k", ["s"], pack(1), PAST)
         await db.kv_set(GUILD.key, "k", ["s"], pack(1))
         assert await db.claim_expired(1, 2, limit=10) == []
+
+    @pytest.mark.weakness(21)
+    async def test_of_two_rows_the_exact_one_is_read_in_whatever_order_they_came(self, db: WorkerDb) -> None:
+        for key, order in (("k", (["a"], ["a", "b"])), ("l", (["a", "b"], ["a"]))):
+            for scopes in order:
+                await db.kv_set(GUILD.key, key, scopes, pack(len(scopes)))
+            for scopes in order:
+                found = await db.kv_get(GUILD.key, key, scopes)
+                assert found is not None
+                assert (found.scopes, found.value) == (scopes, pack(len(scopes)))
+
+    async def test_exists_is_what_get_would_find(self, db: WorkerDb) -> None:
+        await db.kv_set(GUILD.key, "k", ["a", "b"], pack(None))
+        for scopes, there in ((["a"], True), (["a", "b"], True), (["b", "a", "a"], True), (["a", "c"], False)):
+            assert await db.kv_exists(GUILD.key, "k", scopes) is there
+        assert not await db.kv_exists(USER.key, "k", ["a"])
+        assert not await db.kv_exists(GUILD.key, "K", ["a"])
+
+    async def test_keys_are_listed_once_and_sorted(self, db: WorkerDb) -> None:
+        for key, scopes in (("b", ["s"]), ("a", ["s", "t"]), ("a", ["s"]), ("B", ["s"]), ("z", ["t"])):
+            await db.kv_set(GUILD.key, key, scopes, pack(1))
+        assert await db.kv_keys(GUILD.key, ["s"]) == ["B", "a", "b"]
+        assert await db.kv_keys(GUILD.key, ["s", "t"]) == ["a"]
+        assert await db.kv_keys(USER.key, ["s"]) == []
+
+    async def test_a_write_of_the_wrong_version_is_none(self, db: WorkerDb) -> None:
+        assert await db.kv_set(GUILD.key, "k", ["s"], pack(1), if_version=1) == (False, 0)
+        assert await db.kv_set(GUILD.key, "k", ["s"], pack(1), if_version=0) == (True, 1)
+        assert await db.kv_set(GUILD.key, "k", ["s"], pack(2), if_version=0) == (False, 1)
+        assert await db.kv_set(GUILD.key, "k", ["s"], pack(2)) == (True, 2)
+        assert await db.kv_set(GUILD.key, "k", ["s"], pack(3), if_version=1) == (False, 2)
+        found = await db.kv_get(GUILD.key, "k", ["s"])
+        assert found is not None
+        assert found.value == pack(2)
+
+    async def test_one_of_many_with_the_same_version_writes(self, db: WorkerDb) -> None:
+        for version in range(3):
+            asks = (db.kv_set(GUILD.key, "k", ["s"], pack(n), if_version=version) for n in range(4))
+            written = [done.written for done in await asyncio.gather(*asks)]
+            assert sorted(written) == [False, False, False, True]
+
+    async def test_a_record_is_reached_by_its_id(self, db: WorkerDb) -> None:
+        await db.kv_set(GUILD.key, "k", ["s", "t"], pack(1), resume=True)
+        first = await db.kv_get(GUILD.key, "k", ["s"])
+        assert first is not None
+        assert await db.kv_get_by_id(GUILD.key, first.id) == first
+        assert await db.kv_set_by_id(GUILD.key, first.id, pack(2), if_version=7) == (False, 1)
+        assert await db.kv_set_by_id(GUILD.key, first.id, pack(2)) == (True, 2)
+        assert await db.kv_set_expiry_by_id(GUILD.key, first.id, PAST)
+        found = await db.kv_get(GUILD.key, "k", ["s"])
+        assert found is not None
+        assert (found.id, found.value, found.version, found.expires_at, found.resume) == (
+            first.id,
+            pack(2),
+            3,
+            PAST,
+            False,
+        )
+        for stranger, number in ((USER.key, first.id), (GUILD.key, "unknown")):
+            assert await db.kv_get_by_id(stranger, number) is None
+            assert not await db.kv_set_expiry_by_id(stranger, number, None)
+            assert not await db.kv_delete_by_id(stranger, number)
+            with pytest.raises(NotFound):
+                await db.kv_set_by_id(stranger, number, pack(1))
+        assert await db.kv_delete_by_id(GUILD.key, first.id)
+        assert await db.kv_get(GUILD.key, "k", ["s"]) is None
+
+    async def test_expiry_is_set_on_the_exact_row_and_taken_away(self, db: WorkerDb) -> None:
+        await db.kv_set(GUILD.key, "k", ["s", "t"], pack(1))
+        assert not await db.kv_set_expiry(GUILD.key, "k", ["s"], PAST)
+        assert await db.kv_set_expiry(GUILD.key, "k", ["t", "s"], PAST)
+        found = await db.kv_get(GUILD.key, "k", ["s"])
+        assert found is not None
+        assert (found.expires_at, found.version, found.value) == (PAST, 2, pack(1))
+        assert await db.kv_set_expiry(GUILD.key, "k", ["s", "t"], None)
+        assert await db.claim_expired(1, 2, limit=10) == []
+
+    @pytest.mark.weakness(12)
+    async def test_key_that_was_extended_meanwhile_stays(self, db: WorkerDb) -> None:
+        await db.kv_set(GUILD.key, "k", ["s"], pack(1), PAST)
+        ((tenant, record),) = await db.claim_expired(1, 2, limit=10)
+        await db.kv_set_expiry(GUILD.key, "k", ["s"], datetime.now(UTC) + timedelta(hours=1))
+        assert await db.finish_expired(tenant, [(record.id, record.version)]) == 0
+        assert await db.kv_exists(GUILD.key, "k", ["s"])
+
+    async def test_many_keys_are_finished_at_once(self, db: WorkerDb) -> None:
+        for key in "abc":
+            await db.kv_set(GUILD.key, key, ["s"], pack(1), PAST)
+        claimed = await db.claim_expired(1, 2, limit=10)
+        await db.kv_set(GUILD.key, "b", ["s"], pack(2))
+        assert await db.finish_expired(GUILD.key, [(r.id, r.version) for _, r in claimed]) == 2
+        assert await db.kv_keys(GUILD.key, ["s"]) == ["b"]
+
+    async def test_keys_of_busy_tenants_are_passed_over(self, db: WorkerDb) -> None:
+        for tenant in (GUILD, USER):
+            await db.kv_set(tenant.key, "k", ["s"], pack(1), PAST)
+        assert [t for t, _ in await db.claim_expired(1, 2, limit=10, busy=[GUILD.key])] == [USER.key]
+        assert [t for t, _ in await db.claim_expired(1, 2, limit=10)] == [GUILD.key]
+
+    async def test_key_that_was_given_up_stays_until_it_is_tried_again(self, db: WorkerDb, stores: Stores) -> None:
+        await db.kv_set(GUILD.key, "k", ["s"], pack(1), PAST)
+        given_up = False
+        while not given_up:
+            ((tenant, record),) = await db.claim_expired(1, 2, limit=10)
+            given_up = await db.fail_expired(tenant, record.id, record.version)
+            await stores.db.execute("UPDATE tenant_kv SET expiry_retry_at = NULL")
+        assert await db.claim_expired(1, 2, limit=10) == []
+        assert await db.kv_exists(GUILD.key, "k", ["s"])
+        assert await db.retry_expired(GUILD.key) == 1
+        assert len(await db.claim_expired(1, 2, limit=10)) == 1
+
+    async def test_keys_to_resume_come_in_pages(self, db: WorkerDb) -> None:
+        for tenant in (GUILD, USER, Id.guild(8 << 22)):
+            for number in range(5):
+                await db.kv_set(tenant.key, f"k{number}", ["s"], pack(1), resume=number < 3)
+        mine: list[KvPlace] = []
+        while page := await db.resume_keys(1, 2, mine[-1].id if mine else "", 4):
+            mine += page
+        assert sorted((p.tenant, p.key, *p.scopes) for p in mine) == [
+            (tenant.key, f"k{number}", "s") for tenant in (GUILD, USER) for number in range(3)
+        ]
+        first = await db.tenant_resume_keys(USER.key, "", 2)
+        rest = await db.tenant_resume_keys(USER.key, first[-1].id, 2)
+        assert {(p.tenant, p.key) for p in [*first, *rest]} == {(USER.key, f"k{number}") for number in range(3)}
+        await db.kv_set(USER.key, "k0", ["s"], pack(1))
+        assert len(await db.tenant_resume_keys(USER.key, "", 9)) == 2
+
+    async def test_find_by_several_scopes_finds_what_has_them_all(self, db: WorkerDb) -> None:
+        for number in range(6):
+            await db.kv_set(GUILD.key, f"ban:{number}", ["common", "rare"] if number % 3 == 0 else ["common"], pack(1))
+        assert [r.key for r in await db.kv_find(GUILD.key, "ban:%", ["rare", "common"], limit=9)] == ["ban:0", "ban:3"]
 
     async def test_unknown_tenant_has_the_default_gate_and_state(self, db: WorkerDb) -> None:
         gate = await db.gate(GUILD.key)

@@ -31,6 +31,9 @@ class MemoryDb(memory.MemoryDb):
         #: What is claimed next, whether it is stored or not.
         self.due: list[tuple[int, KvRecord]] = []
         self.finished: list[tuple[int, str, int]] = []
+        self.failed: list[tuple[int, str, int]] = []
+        #: Whether a claim in vain is the last one.
+        self.gives_up = False
         self.calls: list[tuple[str, int]] = []
         #: While set for a tenant, its operations wait for the event.
         self.blocked: dict[int, asyncio.Event] = {}
@@ -52,14 +55,23 @@ class MemoryDb(memory.MemoryDb):
         if self.failing:
             raise StorageUnavailable("the database is away")
 
-    async def claim_expired(self, worker_id: int, workers: int, *, limit: int) -> list[tuple[int, KvRecord]]:
+    async def claim_expired(
+        self, worker_id: int, workers: int, *, limit: int, busy: Sequence[int] = ()
+    ) -> list[tuple[int, KvRecord]]:
         await self._work("claim_expired", -1)
-        claimed, self.due = self.due[:limit], self.due[limit:]
+        claimed = [(tenant, record) for tenant, record in self.due if tenant not in busy][:limit]
+        self.due = [item for item in self.due if item not in claimed]
         return claimed
 
-    async def finish_expired(self, tenant: int, record_id: str, version: int) -> None:
-        await super().finish_expired(tenant, record_id, version)
-        self.finished.append((tenant, record_id, version))
+    async def finish_expired(self, tenant: int, handled: Sequence[tuple[str, int]]) -> int:
+        gone = await super().finish_expired(tenant, handled)
+        self.finished += [(tenant, *key) for key in handled]
+        return gone
+
+    async def fail_expired(self, tenant: int, record_id: str, version: int) -> bool:
+        await super().fail_expired(tenant, record_id, version)
+        self.failed.append((tenant, record_id, version))
+        return self.gives_up
 
 
 class MemoryDiscord:

@@ -5,9 +5,9 @@ import asyncio
 import pytest
 
 from pytw.errors import StorageUnavailable
-from pytw.types import CreateEvent, Outcome
+from pytw.types import CreateEvent, KvReleased, Outcome
 from pytw.worker.filter import WorkerFilter
-from pytw.worker.keyexpiry import CLAIMED_MAX, POLL_MAX_S, KeyExpiry, KeyExpiryChannel
+from pytw.worker.keyexpiry import BATCH, CLAIMED_MAX, POLL_MAX_S, TENANT_MAX, KeyExpiry, KeyExpiryChannel
 
 from .fakes import MemoryDb, record, until
 
@@ -67,13 +67,14 @@ async def test_handled_key_is_finished_with_the_version_that_was_claimed():
     assert event.payload == b'{"id":"%d-k","key":"k","scopes":["s"]}' % A
 
 
+@pytest.mark.weakness(12)
 @pytest.mark.parametrize(
     "outcome", [Outcome.SCRIPT_ERROR, Outcome.TIMEOUT, Outcome.NOT_SUBSCRIBED, Outcome.BANNED, Outcome.SHED]
 )
 async def test_key_stays_if_no_handler_ran_well(outcome: Outcome):
     db = MemoryDb()
-    await expiry(db, Runs(outcome)).expire(A, record(A, "k"))
-    assert db.finished == []
+    await expiry(db, Runs(outcome)).expire(A, record(A, "k", version=3))
+    assert (db.finished, db.failed) == ([], [(A, f"{A}-k", 3)])
 
 
 async def test_scoped_names_are_heard_too_and_all_must_run_well():
@@ -83,17 +84,89 @@ async def test_scoped_names_are_heard_too_and_all_must_run_well():
     assert db.finished == []
 
 
+@pytest.mark.weakness(12)
+async def test_key_that_nobody_listens_for_stays_and_runs_nothing():
+    db, runs = MemoryDb(), Runs()
+    mine = expiry(db, runs, "KeyExpiry[other]")
+    await mine.expire(A, record(A, "k"))
+    assert (runs.ran, db.finished, len(db.failed)) == ([], [], 1)
+    assert mine.counts["unheard"] == 1
+
+
+async def test_key_that_is_given_up_is_logged_once_with_who_should_act(caplog: pytest.LogCaptureFixture):
+    db = MemoryDb()
+    mine = expiry(db, Runs(Outcome.SCRIPT_ERROR, Outcome.SCRIPT_ERROR))
+    await mine.expire(A, record(A, "k"))
+    assert caplog.text == ""
+    db.gives_up = True
+    await mine.expire(A, record(A, "k"))
+    (line,) = caplog.records
+    assert line.levelname == "WARNING"
+    assert "'k' of scopes ['s'] is given up after 10 attempts: its handler ended with script_error" in line.message
+    assert "deploying a template" in line.message
+    assert dict(mine.counts) == {"handled": 0, "failed": 2, "unheard": 0, "given_up": 1}
+
+
+def due(tenant: int, count: int) -> list:
+    return [(tenant, record(tenant, f"k{i}")) for i in range(count)]
+
+
+async def ended(running: asyncio.Task[None]) -> None:
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
 async def test_no_more_keys_are_claimed_than_may_run():
     db, runs = MemoryDb(), Runs()
     runs.gate = asyncio.Event()
-    db.due = [(A, record(A, f"k{i}")) for i in range(CLAIMED_MAX + 4)]
+    db.due = [one for tenant in range(CLAIMED_MAX + BATCH) for one in due(tenant << 22, 1)]
     running = asyncio.create_task(expiry(db, runs).run())
     await until(lambda: len(runs.ran) == CLAIMED_MAX, "the first keys")
-    assert len(db.due) == 4
+    assert len(db.due) == BATCH
     runs.gate.set()
-    await until(lambda: len(db.finished) == CLAIMED_MAX + 4, "all keys")
-    running.cancel()
-    await asyncio.gather(running, return_exceptions=True)
+    await until(lambda: len(db.finished) == CLAIMED_MAX + BATCH, "all keys")
+    await ended(running)
+
+
+async def test_backlog_of_one_tenant_leaves_places_for_others():
+    db, runs = MemoryDb(), Runs()
+    runs.gate = asyncio.Event()
+    db.due = due(A, 100) + due(2 * A, 1)
+    running = asyncio.create_task(expiry(db, runs, clock=Clock(1)).run())
+    await until(lambda: any(tenant == 2 * A for tenant, _ in runs.ran), "the key of the other tenant")
+    assert len(runs.ran) <= TENANT_MAX + BATCH + 1
+    runs.gate.set()
+    await until(lambda: len(db.finished) == 101, "all keys, though nobody sleeps to an end")
+    await ended(running)
+
+
+async def test_keys_that_end_together_are_finished_together():
+    db, runs = MemoryDb(), Runs()
+    runs.gate, db.blocked[A] = asyncio.Event(), asyncio.Event()
+    db.due = due(A, TENANT_MAX + BATCH)
+    running = asyncio.create_task(expiry(db, runs).run())
+    await until(lambda: len(runs.ran) == TENANT_MAX + BATCH, "the keys")
+    runs.gate.set()
+    await until(lambda: ("finish_expired", A) in db.calls, "the first deletion")
+    db.blocked.pop(A).set()
+    await until(lambda: len(db.finished) == TENANT_MAX + BATCH, "all keys")
+    assert db.calls.count(("finish_expired", A)) <= 2
+    await ended(running)
+
+
+async def test_claims_of_an_earlier_worker_are_ended_before_the_first_claim(caplog: pytest.LogCaptureFixture):
+    db = MemoryDb()
+
+    async def releases(worker_id: int, workers: int) -> KvReleased:
+        db.calls.append(("release_claims", worker_id))
+        return KvReleased(0, 3)
+
+    db.release_claims = releases
+    running = asyncio.create_task(expiry(db, Runs()).run())
+    await until(lambda: len(db.calls) >= 2, "the first claim")
+    assert [name for name, _ in db.calls[:2]] == ["release_claims", "claim_expired"]
+    assert "3 expired keys are given up" in caplog.text
+    await ended(running)
 
 
 async def test_slow_handler_holds_up_no_other_key():
