@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 import msgpack
@@ -91,15 +91,18 @@ async def test_due_key_fires_and_is_gone_but_not_if_its_handler_fails(stores: St
 
 
 async def test_key_that_its_handler_extends_stays(stores: Stores, thread: WorkerThread):
+    finish, finished = stores.finish_expired, []
+
+    async def finish_and_note(tenant: int, handled: Sequence[tuple[str, int]]) -> int:
+        finished.append(await finish(tenant, handled))
+        return finished[-1]
+
+    stores.finish_expired = finish_and_note
     await put(stores, "return { KeyExpiry = function(ctx) ctx.KV:set('k', 2, {'s'}) end }", "KeyExpiry")
     await stores.kv.set(A, "k", ["s"], msgpack.packb(1), datetime.now(UTC) - timedelta(seconds=5))
     await thread.start()
 
-    async def extended() -> bool:
-        record = await stores.kv.get(A, "k", ["s"])
-        return record is not None and msgpack.unpackb(record.value) == 2
-
-    await until(extended, "the handler")
-    await until(lambda: not thread.worker.dispatch.in_flight, "its end")
-    await asyncio.sleep(0.05)
-    assert await extended()
+    await until(lambda: finished, "the handler's end")
+    assert finished == [0], "no key was deleted"
+    record = await stores.kv.get(A, "k", ["s"])
+    assert record is not None and msgpack.unpackb(record.value) == 2
