@@ -22,7 +22,9 @@ from pytw.types import (
 )
 
 if TYPE_CHECKING:
+    from pytw.storage.shop import Listing, Publication
     from pytw.storage.templates import Template
+    from pytw.storage.templateversions import Version
 
 
 class Principal(NamedTuple):
@@ -47,11 +49,39 @@ class Workers(Protocol):
 class Templates(Protocol):
     """The part of `storage.templates.TemplateStore` that the API uses."""
 
+    @property
+    def keeps_versions(self) -> bool:
+        """Whether what does not run is saved too."""
+
     async def put(self, owner: Id, draft: Draft) -> int: ...
     async def list(self, owner: Id) -> list[Template]: ...
     async def get(self, owner: Id, name: str) -> Template: ...
     async def remove(self, owner: Id, name: str) -> None: ...
     async def set_paused(self, owner: Id, name: str, paused: bool) -> None: ...
+
+
+class Versions(Protocol):
+    """The part of `storage.templateversions.VersionStore` that the API uses."""
+
+    async def list(self, owner: Id, name: str, *, limit: int, before: int | None) -> Sequence[Version]: ...
+    async def get(self, owner: Id, name: str, number: int) -> tuple[Version, dict[str, str]]: ...
+    async def deploy(
+        self, owner: Id, name: str, number: int, *, events: Sequence[str] | None, author: str | None
+    ) -> None: ...
+    async def rollback(self, owner: Id, name: str, *, author: str | None) -> object: ...
+    async def undelete(self, owner: Id, name: str) -> object: ...
+
+
+class Shop(Protocol):
+    """The part of `storage.shop.ShopStore` that the API uses."""
+
+    async def publish(self, given: Publication) -> None: ...
+    async def list(
+        self, name: str | None, *, state: str | None, limit: int, after: str | None
+    ) -> Sequence[Listing]: ...
+    async def get(self, name: str, version: str) -> Listing: ...
+    async def review(self, name: str, version: str, state: str, *, note: str, author: str) -> Sequence[int]: ...
+    async def withdraw(self, name: str, version: str, *, note: str, author: str) -> Sequence[int]: ...
 
 
 class Tenants(Protocol):
@@ -132,6 +162,7 @@ class ApiContext:
 
     Args:
         templates: the store of the mode that the workers are in; raises NotReady while no worker has said.
+        versions: as `templates`; refuses in loop mode, which has none.
         session: the user id behind a token, None if there is none.
         root_users: users who may do everything.
         mock: None outside of dev mode.
@@ -140,6 +171,7 @@ class ApiContext:
 
     workers: Workers
     templates: Callable[[], Templates]
+    versions: Callable[[], Versions]
     health: HealthLike
     dev: bool = False
     limits: Limits = field(default_factory=Limits)
@@ -147,6 +179,7 @@ class ApiContext:
     root_users: Collection[str] = ()
     mock: MockSay | None = None
     objects: SignedObjects | None = None
+    shop: Shop | None = None
     global_kv: GlobalKvs | None = None
     global_staff: GlobalStaff | None = None
     frontend_url: str = ""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 from aiohttp import web
@@ -13,6 +15,9 @@ from pytw.types import Id, OwnerType
 
 #: In front of every resource of a tenant; `owner_of` reads it.
 TENANT = "/{owner:guilds|users}/{id}"
+
+#: Tenants that are refreshed at the same time.
+FLUSH_TENANTS_MAX = 32
 
 _OWNERS = {"guilds": OwnerType.GUILD, "users": OwnerType.USER}
 
@@ -36,4 +41,26 @@ async def when_running(context: ApiContext, owner: Id, body: dict[str, Any]) -> 
     return answer({**body, "running": True})
 
 
-__all__ = ["TENANT", "owner_of", "when_running"]
+async def flush_others(context: ApiContext, tenants: Sequence[int]) -> dict[str, int]:
+    """Have the workers of many tenants read their templates anew, `FLUSH_TENANTS_MAX` at a time.
+
+    The reference's ``FlushOthers``, by which whoever changes what others run has them run it; there nothing ever asks for
+    it (spec/http-schema-systems.md 5.9). `when_running` is its ``FlushSelf``.
+
+    Returns: ``tenants``, and ``away``: those whose worker is away and reads it when it comes back.
+    """
+    away = 0
+
+    async def flush(tenant: int) -> None:
+        nonlocal away
+        try:
+            await context.workers.refresh_tenant(tenant)
+        except Unavailable:
+            away += 1
+
+    for start in range(0, len(tenants), FLUSH_TENANTS_MAX):
+        await asyncio.gather(*(flush(tenant) for tenant in tenants[start : start + FLUSH_TENANTS_MAX]))
+    return {"tenants": len(tenants), "away": away}
+
+
+__all__ = ["TENANT", "flush_others", "owner_of", "when_running"]

@@ -1,30 +1,32 @@
 """The template store over HTTP: ``/guilds/{id}/templates`` and ``/users/{id}/templates``, for root users.
 
-PUT takes ``{"files": {path: source}, "entry"?, "events"?, "allowed_caps"?, "error_channel"?, "message"?, "paused"?}``. What
-does not compile is refused with file and line before anything is saved; a PUT, DELETE, pause or resume answers when the
-owning VM runs the new state, with ``"running": false`` where that VM's worker is away and will read it when it comes back.
-PUT's answer has ``warnings``, a list of sentences, where an event or a capability looks misspelt.
+PUT takes ``{"files": {path: source}, "entry"?, "events"?, "allowed_caps"?, "error_channel"?, "message"?, "paused"?,
+"deploy"?}``, or ``{"shop": "$shop/name#version"}`` in place of files. What does not compile, or whose entry fails, is saved
+as a version that does not run: 422 with the version's number and the errors, and what runs stays. ``"deploy": false`` saves
+a draft. A PUT, DELETE, pause or resume answers when the owning VM runs the new state, with ``"running": false`` where that
+VM's worker is away and will read it when it comes back. PUT's answer has ``warnings``, a list of sentences, where an event or
+a capability looks misspelt.
 """
 
 from __future__ import annotations
 
-import asyncio
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 from aiohttp import web
 
-from pytw import luau
-from pytw.api.answers import answer, failure
+from pytw.api.answers import answer
 from pytw.api.auth import require_root
 from pytw.api.bodies import body_of
 from pytw.api.capabilities import capability_warnings
-from pytw.api.context import CONTEXT
+from pytw.api.context import CONTEXT, ApiContext
+from pytw.api.evaluation import Evaluated, evaluate
 from pytw.api.eventnames import event_warnings
 from pytw.api.running import TENANT, owner_of, when_running
 from pytw.errors import Unavailable
-from pytw.storage.templatechecks import checked_files, checked_name
-from pytw.types import ENTRY, EVERY_CAPABILITY, LUAU_SUFFIXES, Draft, TemplateSource
+from pytw.storage.templatechecks import checked_files, checked_name, wanted_of_shop
+from pytw.types import ENTRY, Draft, Id
 
 if TYPE_CHECKING:
     from pytw.storage.templates import Template
@@ -33,13 +35,15 @@ if TYPE_CHECKING:
 class PutTemplate(msgspec.Struct, forbid_unknown_fields=True):
     """The body of PUT. Without ``events`` they are the keys of what the entry returns."""
 
-    files: dict[str, str]
+    files: dict[str, str] = {}
     entry: str = ENTRY
     events: list[str] | None = None
     allowed_caps: list[str] | None = None
     error_channel: str | None = None
     message: str = ""
     paused: bool | None = None
+    deploy: bool = True
+    shop: str | None = None
 
 
 _decoder = msgspec.json.Decoder(PutTemplate)
@@ -65,58 +69,77 @@ async def list_(request: web.Request) -> web.Response:
 
 async def get(request: web.Request) -> web.Response:
     await require_root(request)
-    template = await request.app[CONTEXT].templates().get(owner_of(request), _name(request))
+    template = await request.app[CONTEXT].templates().get(owner_of(request), template_name(request))
     return answer({**_shown(template), "entry": template.entry, "files": template.files or {}})
 
 
 async def put(request: web.Request) -> web.Response:
     who = await require_root(request)
     context = request.app[CONTEXT]
-    owner, name = owner_of(request), _name(request)
     asked = await body_of(request, _decoder)
-    files = checked_files(asked.files, context.limits)
-    if complaints := await _complaints(files):
-        first = complaints[0]
-        return failure(422, "script_error", f"{name} does not compile: {first['file']}:{first['line']}: {first['text']}",
-                       errors=complaints)  # fmt: skip
-    caps = [EVERY_CAPABILITY] if asked.allowed_caps is None else asked.allowed_caps
-    source = TemplateSource(
-        name=name,
-        files={path: text.encode() for path, text in files.items()},
-        events=frozenset(asked.events or ()),
-        entry=asked.entry,
-        allowed_caps=caps,
+    draft = Draft(
+        template_name(request),
+        asked.files,
+        asked.entry,
+        events_override=asked.events,
+        allowed_caps=asked.allowed_caps,
+        error_channel=asked.error_channel,
+        author=who.name,
+        message=asked.message,
+        paused=asked.paused,
+        deploy=asked.deploy,
+        shop=asked.shop,
     )
+    return await _put(context, owner_of(request), draft)
+
+
+async def _put(context: ApiContext, owner: Id, draft: Draft) -> web.Response:
+    templates = context.templates()
+    if templates.keeps_versions and wanted_of_shop(draft) is not None:
+        await templates.put(owner, draft)
+        return await when_running(context, owner, await deployed(context, owner, draft.name))
+    if not templates.keeps_versions and (draft.shop is not None or not draft.deploy):
+        # Refused there, with the reason.
+        await templates.put(owner, draft)
+    draft = replace(draft, files=checked_files(draft.files, context.limits))
     # Evaluated also where the events are given: an entry that raises would never run.
     try:
-        events = await context.workers.check_template(owner.key, source)
+        found = await evaluate(context, owner.key, draft.name, draft.files, draft.entry)
     except Unavailable as error:
-        raise type(error)(error.detail, hint="nothing was saved; try again in some seconds") from error
-    version = await context.templates().put(
-        owner,
-        Draft(
-            name,
-            files,
-            asked.entry,
-            events,
-            events_override=asked.events,
-            allowed_caps=caps,
-            error_channel=asked.error_channel,
-            author=who.name,
-            message=asked.message,
-            paused=asked.paused,
-        ),
-    )
+        if draft.deploy:
+            raise type(error)(error.detail, hint="nothing was saved; try again in some seconds") from error
+        found = Evaluated()
+    if found.error is None:
+        version = await templates.put(owner, replace(draft, events=found.events))
+    elif templates.keeps_versions:
+        version = await templates.put(owner, replace(draft, error=found.error.detail))
+        return found.refusal(f"saved as version {version}, which does not run; what runs stays", version=version)
+    else:
+        return found.refusal("nothing was saved")
+    if not draft.deploy:
+        return answer({"name": draft.name, "version": version, "deployed": False, "events": found.events or []})
+    return await when_running(context, owner, await deployed(context, owner, draft.name))
+
+
+async def deployed(context: ApiContext, owner: Id, name: str) -> dict[str, Any]:
+    """What is told of a template after a change of what it runs."""
     saved = await context.templates().get(owner, name)
-    told: dict[str, Any] = {"name": name, "version": version, "events": list(saved.listens), "paused": saved.paused}
-    if warnings := [*event_warnings(saved.listens), *capability_warnings(caps)]:
+    told: dict[str, Any] = {
+        "name": name,
+        "version": saved.version,
+        "events": list(saved.listens),
+        "paused": saved.paused,
+    }
+    if saved.shop_ref is not None:
+        told |= {"shop_ref": saved.shop_ref, "shop_version": saved.shop_version, "allowed_caps": saved.allowed_caps}
+    if warnings := [*event_warnings(saved.listens), *capability_warnings(saved.allowed_caps)]:
         told["warnings"] = warnings
-    return await when_running(context, owner, told)
+    return told
 
 
 async def delete(request: web.Request) -> web.Response:
     await require_root(request)
-    context, owner, name = request.app[CONTEXT], owner_of(request), _name(request)
+    context, owner, name = request.app[CONTEXT], owner_of(request), template_name(request)
     await context.templates().remove(owner, name)
     return await when_running(context, owner, {"name": name, "removed": True})
 
@@ -131,22 +154,13 @@ async def resume(request: web.Request) -> web.Response:
 
 async def _set_paused(request: web.Request, *, paused: bool) -> web.Response:
     await require_root(request)
-    context, owner, name = request.app[CONTEXT], owner_of(request), _name(request)
+    context, owner, name = request.app[CONTEXT], owner_of(request), template_name(request)
     await context.templates().set_paused(owner, name, paused)
     return await when_running(context, owner, {"name": name, "paused": paused})
 
 
-async def _complaints(files: dict[str, str]) -> list[dict[str, Any]]:
-    found = []
-    for path in sorted(files):
-        if path.endswith(LUAU_SUFFIXES):
-            found += [{"file": c.file, "line": c.line, "text": c.text} for c in luau.check(path, files[path])]
-            # Some milliseconds for a large file: events in between.
-            await asyncio.sleep(0)
-    return found
-
-
-def _name(request: web.Request) -> str:
+def template_name(request: web.Request) -> str:
+    """The template of a path. Raises: RequestError: not a name."""
     return checked_name(request.match_info["name"])
 
 
@@ -160,6 +174,7 @@ def _shown(template: Template) -> dict[str, Any]:
         "error_channel": template.error_channel,
         "paused": template.paused,
         "shop_ref": template.shop_ref,
+        "shop_version": template.shop_version,
         "created_at": template.created_at,
         "last_updated_at": template.last_updated_at,
     }

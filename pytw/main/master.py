@@ -33,7 +33,7 @@ from pytw.main.upstream import open_discord, open_mock
 from pytw.main.workers import Surroundings, Workers
 from pytw.storage.postgres import EmbeddedPostgres
 from pytw.storage.stores import Stores
-from pytw.storage.templatechoice import choose
+from pytw.storage.templatechoice import choose, choose_versions
 
 log = logging.getLogger(__name__)
 
@@ -150,7 +150,9 @@ class _Master:
         self._api = api = ApiServer(
             ApiContext(
                 workers=workers.pool,
-                templates=lambda: choose(stores.templates, stores.loop_templates, loop_mode=workers.loop_mode),
+                templates=lambda: choose(stores, loop_mode=workers.loop_mode),
+                versions=lambda: choose_versions(stores, loop_mode=workers.loop_mode),
+                shop=stores.shop,
                 health=health,
                 dev=dev,
                 limits=config.limits,

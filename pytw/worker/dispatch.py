@@ -104,6 +104,7 @@ class WorkerDispatch:
         self._in_flight_max = limits.worker_queue_events_max
         self.error_bytes_max = limits.error_bytes_max
         self.why = Why()
+        loads.left_out = self._left_out
         self.in_flight = 0
         #: Events by outcome.
         self.outcomes = [0] * (max(Outcome) + 1)
@@ -206,6 +207,9 @@ class WorkerDispatch:
         self.why.note(tenant, name, outcome, reason or None, counted_as=reason)
         done(body)
         return 0
+
+    def _left_out(self, tenant: int, template: str, why: str) -> None:
+        self.why.note(tenant, f"load of {template}", Outcome.NOT_READY, why, counted_as="template_left_out")
 
     def ended_badly(self, running: Running, body: bytes) -> None:
         """Note and log what ended otherwise than well; tracebacks are in Luau terms already."""

@@ -11,7 +11,7 @@ from pytw.errors import InternalError, PytwError, StorageUnavailable, Unavailabl
 from pytw.limits import Limits
 from pytw.worker.cache import WorkerCacheData
 from pytw.worker.state import WorkerState
-from pytw.worker.template import Template, program, runnable
+from pytw.worker.template import LeftOut, Template, program, runnable
 from pytw.worker.vms import Pending, WorkerVmManager
 from pytw.workerdb import WorkerDb
 
@@ -55,6 +55,8 @@ class ProgramLoads:
         self._loads: dict[int, _Load] = {}
         #: The built-in template dispatches the tenant's templates itself: engines get none, and its results are theirs.
         self.loop_mode = False
+        #: Hears of templates that a load left out.
+        self.left_out: LeftOut = lambda tenant, name, why: None
 
     def wait(self, tenant: int, pending: Pending, resume: Resume) -> bool:
         """Have *resume* called when the tenant's program is loaded, in the order of these calls.
@@ -152,7 +154,7 @@ class ProgramLoads:
             await self._state.refresh(tenant)
         if tenant in self.cache.loaded or load.waiting or load.program:
             sources = [] if self.loop_mode else await self._db.program(tenant)
-            self._install(tenant, runnable(sources, tenant, self._limits))
+            self._install(tenant, runnable(sources, tenant, self._limits, self.left_out))
 
     def _install(self, tenant: int, templates: list[Template]) -> None:
         packed = program([template.pack() for template in templates])

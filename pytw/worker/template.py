@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import msgpack
@@ -20,6 +20,9 @@ BUILTINS_DIR = Path(__file__).parent.parent / "builtins"
 SOURCE_SUFFIXES = frozenset({*LUAU_SUFFIXES, ".json"})
 #: The module that the reference's host evaluates for every event.
 ROOT_SCRIPT = "builtins.templateloop"
+
+#: Hears of a tenant's template, by its name, that was left out, and why.
+LeftOut = Callable[[int, str, str], None]
 
 
 class Template:
@@ -62,23 +65,36 @@ def program(items: Sequence[bytes]) -> bytes:
     return header + b"".join(items)
 
 
-def runnable(sources: Iterable[TemplateSource], tenant: int, limits: Limits) -> list[Template]:
-    """The templates that may run, in dispatch order. A bad one is left out with a line in the log; it stops no other."""
+def runnable(
+    sources: Iterable[TemplateSource], tenant: int, limits: Limits, left_out: LeftOut = lambda tenant, name, why: None
+) -> list[Template]:
+    """The templates that may run, in dispatch order. A bad one is left out with a line in the log; it stops no other.
+
+    Args:
+        left_out: hears which were, and why.
+    """
     templates: list[Template] = []
     for source in sources:
+        if source.paused:
+            continue
         template = Template(source)
-        if template.paused:
+        why = source.left_out or _over_bounds(template, limits)
+        if not why and len(templates) == limits.templates_max:
+            why = f"only the first {limits.templates_max:,} templates are loaded"
+        if why:
+            log.warning("template %r is not loaded: %s", template.name, why, extra={"tenant": tenant})
+            left_out(tenant, template.name, why)
             continue
-        try:
-            template.check_bounds(limits)
-        except LimitExceeded as error:
-            log.warning("template %r is not loaded: %s", template.name, error, extra={"tenant": tenant})
-            continue
-        if len(templates) == limits.templates_max:
-            log.warning("only the first %d templates are loaded", limits.templates_max, extra={"tenant": tenant})
-            break
         templates.append(template)
     return templates
+
+
+def _over_bounds(template: Template, limits: Limits) -> str:
+    try:
+        template.check_bounds(limits)
+    except LimitExceeded as error:
+        return str(error)
+    return ""
 
 
 def read_tree(root: Path) -> dict[str, bytes]:

@@ -14,7 +14,7 @@ from yarl import URL
 
 from pytw import values
 from pytw.api import ApiContext, ApiServer
-from pytw.errors import NotFound, PytwError
+from pytw.errors import NotFound, NotReady, PytwError
 from pytw.storage.templates import Template
 from pytw.types import CreateEvent, DispatchResult, Draft, Id, Outcome, TemplateSource
 
@@ -64,12 +64,19 @@ class FakeWorkers:
 class FakeTemplates:
     """The store as a dict."""
 
+    keeps_versions = True
+
     def __init__(self) -> None:
         self.rows: dict[tuple[Id, str], dict[str, Any]] = {}
+        #: Drafts and broken ones.
+        self.saved: list[Draft] = []
 
     async def put(self, owner: Id, draft: Draft) -> int:
         old = self.rows.get((owner, draft.name), {"version": 0, "paused": False})
         version = old["version"] + 1
+        if draft.error is not None or not draft.deploy:
+            self.saved.append(draft)
+            return int(version)
         self.rows[owner, draft.name] = {
             **{field.name: getattr(draft, field.name) for field in fields(draft)},
             "version": version,
@@ -87,7 +94,7 @@ class FakeTemplates:
             row["version"],
             row["events"],
             row["events_override"],
-            list(row["allowed_caps"]),
+            list(row["allowed_caps"] or ("*",)),
             row["error_channel"],
             row["paused"],
             None,
@@ -137,6 +144,7 @@ class Api:
         self.context = ApiContext(
             workers=self.workers,
             templates=lambda: self.templates,
+            versions=self._versions,
             health=self.health,
             dev=True,
             session=self._session,
@@ -148,6 +156,9 @@ class Api:
 
     async def _session(self, token: str) -> str | None:
         return {"root-token": "42", "user-token": "7"}.get(token)
+
+    def _versions(self) -> Any:
+        raise NotReady("tests/worker/test_deployments.py has them, over a real store")
 
     async def _say(self, guild_id: int, content: str, wait_s: float) -> Mapping[str, Any]:
         self.said.append((guild_id, content, wait_s))

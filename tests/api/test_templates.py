@@ -49,22 +49,47 @@ async def test_what_does_not_compile_is_refused_with_file_and_line(api: Api) -> 
     assert "lib/bad.luau:2:" in body["message"]
     assert [(e["file"], e["line"]) for e in body["errors"]] == [("lib/bad.luau", 2)]
     assert (api.templates.rows, api.workers.checked) == ({}, [])
+    (saved,) = api.templates.saved
+    assert (saved.files, saved.error) == (files, body["message"])
+    assert (body["version"], "what runs stays" in body["hint"]) == (1, True)
+
+
+@pytest.mark.parametrize("error", [ScriptError("init:1: boom"), LimitExceeded("too slow", limit="cpu", hint="wait")])
+async def test_an_entry_that_fails_is_saved_and_not_run(api: Api, error: Any) -> None:
+    api.workers.error = error
+    status, body = await api.call("PUT", "/guilds/5/templates/t", GOOD)
+    assert (status, body["code"], body["message"], body["version"]) == (422, error.code, error.detail, 1)
+    assert body["hint"].startswith("saved as version 1")
+    assert [draft.error for draft in api.templates.saved] == [error.detail]
+    assert (api.templates.rows, api.workers.refreshed) == ({}, [])
 
 
 @pytest.mark.parametrize(
-    ("error", "status"),
-    [
-        (ScriptError("init:1: boom"), 422),
-        (LimitExceeded("too slow", limit="cpu"), 422),
-        (LimitExceeded("too long"), 413),
-        (NotReady("the worker is starting"), 503),
-    ],
+    ("error", "status"), [(LimitExceeded("too long"), 413), (NotReady("the worker is starting"), 503)]
 )
-async def test_an_entry_that_cannot_be_evaluated_is_not_saved(api: Api, error: Any, status: int) -> None:
+async def test_what_nobody_evaluated_is_not_saved(api: Api, error: Any, status: int) -> None:
     api.workers.error = error
     got, body = await api.call("PUT", "/guilds/5/templates/t", GOOD)
     assert (got, body["code"], body["message"]) == (status, error.code, error.detail)
-    assert api.templates.rows == {}
+    assert (api.templates.rows, api.templates.saved) == ({}, [])
+
+
+async def test_a_draft_is_evaluated_if_it_can_be_and_runs_nothing(api: Api) -> None:
+    draft = {**GOOD, "deploy": False}
+    status, body = await api.call("PUT", "/guilds/5/templates/t", draft)
+    assert (status, body) == (200, {"name": "t", "version": 1, "deployed": False, "events": ["MESSAGE"]})
+    api.workers.error = NotReady("the worker is starting")
+    assert (await api.call("PUT", "/guilds/5/templates/t", draft))[0] == 200
+    assert [saved.events for saved in api.templates.saved] == [["MESSAGE"], None]
+    assert (api.templates.rows, api.workers.refreshed) == ({}, [])
+
+
+async def test_in_loop_mode_what_does_not_run_is_not_saved(api: Api) -> None:
+    api.templates.keeps_versions = False
+    api.workers.error = ScriptError("init:1: boom")
+    status, body = await api.call("PUT", "/guilds/5/templates/t", GOOD)
+    assert (status, body["hint"], "version" in body) == (422, "nothing was saved", False)
+    assert (api.templates.rows, api.templates.saved) == ({}, [])
 
 
 async def test_list_show_pause_resume_remove(api: Api) -> None:
@@ -102,6 +127,9 @@ async def test_a_worker_that_is_away_reads_it_later(api: Api) -> None:
         {"files": {"init.luau": 5}},
         {"files": {"../init.luau": "return {}"}},
         {"files": {"init.luau": "return {}"}, "role": "root"},
+        {"files": {"init.luau": "return {}"}, "shop": "$shop/x#1"},
+        {"shop": "$shop/x"},
+        {"shop": "$shop/x#1", "deploy": False},
         {"files": {"init.luau": "return {}"}, "events": "MESSAGE"},
         b"{",
         b"[" * 5000 + b"]" * 5000,

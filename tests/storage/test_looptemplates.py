@@ -11,7 +11,7 @@ from pytw.storage import looptemplates
 from pytw.storage.looprecords import asked
 from pytw.storage.looptemplates import LoopTemplateStore
 from pytw.storage.stores import Stores
-from pytw.storage.templatechoice import choose
+from pytw.storage.templatechoice import choose, choose_versions
 from pytw.storage.tenants import TenantStore
 from pytw.types import Draft, TenantState
 from tests.storage.templates_contract import GUILD, ONE, TWO, Make, TemplatesContract
@@ -195,11 +195,15 @@ class TestAsked:
         assert asked(odd, "t", set()) == ({"A"}, {"A": True})
 
 
-def test_what_workers_say_decides(stores: Stores) -> None:
-    assert choose(stores.templates, stores.loop_templates, loop_mode=True) is stores.loop_templates
-    assert choose(stores.templates, stores.loop_templates, loop_mode=False) is stores.templates
-    with pytest.raises(NotReady):
-        choose(stores.templates, stores.loop_templates, loop_mode=None)
+async def test_what_workers_say_decides(stores: Stores) -> None:
+    assert choose(stores, loop_mode=True) is stores.loop_templates
+    assert choose(stores, loop_mode=False) is stores.templates
+    assert choose_versions(stores, loop_mode=False) is stores.versions
+    with pytest.raises(RequestError, match="there is the version that runs and no other"):
+        choose_versions(stores, loop_mode=True)
+    for choice in (choose, choose_versions):
+        with pytest.raises(NotReady):
+            choice(stores, loop_mode=None)
 
 
 @pytest.mark.parametrize("more", [{"deploy": False}, {"error": "init:1: no"}, {"shop": "$shop/x#1"}])
