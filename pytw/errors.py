@@ -96,6 +96,12 @@ class StorageUnavailable(Unavailable):
     code = "storage_unavailable"
 
 
+class ContentDamaged(Unavailable):
+    """A stored file is not what was uploaded; the operator acts."""
+
+    code = "content_damaged"
+
+
 class ProtocolError(PytwError):
     """The peer sent bad or oversized frames; the connection is closed."""
 

@@ -66,10 +66,15 @@ def _fresh(server: EmbeddedPostgres, template: str) -> Iterator[str]:
         _run(_execute(server, f"DROP DATABASE {name} WITH (FORCE)"))
 
 
+def fresh_database(server: EmbeddedPostgres) -> Iterator[str]:
+    """A migrated database, for as long as the iterator waits."""
+    return _fresh(server, TEMPLATE)
+
+
 @pytest.fixture
 def database_url(postgres_server: EmbeddedPostgres) -> Iterator[str]:
     """A migrated database that nobody else uses."""
-    yield from _fresh(postgres_server, TEMPLATE)
+    yield from fresh_database(postgres_server)
 
 
 @pytest.fixture

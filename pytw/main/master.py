@@ -24,13 +24,14 @@ from pytw.main.database import open_database, start_embedded
 from pytw.main.forkserver import ForkServer
 from pytw.main.health import Health
 from pytw.main.loop import new_event_loop
-from pytw.main.objects import open_objects
+from pytw.main.objects import open_blobs
 from pytw.main.options import ServeOptions
 from pytw.main.reaper import reap_strangers
 from pytw.main.signals import Signals
 from pytw.main.topology import Topology
 from pytw.main.upstream import open_discord, open_mock
 from pytw.main.workers import Surroundings, Workers
+from pytw.storage.objects import ObjectStore
 from pytw.storage.postgres import EmbeddedPostgres
 from pytw.storage.stores import Stores
 from pytw.storage.templatechoice import choose, choose_versions
@@ -119,9 +120,10 @@ class _Master:
         stack.enter_context(console(CONSOLE_PORT if options.console else 0))
         self._background(stack, reap_strangers())
         url = self._postgres.url if self._postgres is not None else config.meta.postgres_url
-        objects = open_objects(config, self._data_dir, f"http://{self._address}")
+        blobs = open_blobs(config, self._data_dir, f"http://{self._address}")
         own = self._postgres is not None
         database = await open_database(url, options.max_db_connections, own=own, limits=config.limits)
+        objects = ObjectStore(database, blobs, config.limits)
         stores = Stores(database, config.limits, objects)
         stack.push_async_callback(stores.close)
         if self._postgres is not None:

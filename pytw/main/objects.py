@@ -1,4 +1,4 @@
-"""Opens the object store that the configuration names: a folder of this machine, or an S3 bucket."""
+"""Opens the place of objects that the configuration names: a folder of this machine, or an S3 bucket."""
 
 from __future__ import annotations
 
@@ -6,16 +6,18 @@ from pathlib import Path
 
 from pytw.config import Config
 from pytw.errors import ConfigError
+from pytw.storage.objectblobs import Blobs, LocalBlobs, S3Blobs
 from pytw.storage.objectlinks import ObjectLinks, read_key
-from pytw.storage.objects import ObjectStore
 
 FOLDER = "objects"
 KEY_FILE = "objects.key"
 BUCKET = "antiraid"
 REGION = "us-east-1"
+#: Before a ``cdn_endpoint``, in configurations of the reference: a container's public address. It is signed for like any.
+DOCKER = "$DOCKER:"
 
 
-def open_objects(config: Config, data_dir: Path, address: str) -> ObjectStore:
+def open_blobs(config: Config, data_dir: Path, address: str) -> Blobs:
     """
     Args:
         address: where this server's API listens; URLs of objects on disk lead there unless ``sites.api`` says otherwise.
@@ -25,9 +27,7 @@ def open_objects(config: Config, data_dir: Path, address: str) -> ObjectStore:
     settings = config.object_storage
     if settings.type == "local":
         folder = Path(settings.base_path).expanduser() if settings.base_path else data_dir / FOLDER
-        return ObjectStore.local(
-            folder, ObjectLinks(read_key(data_dir / KEY_FILE), config.sites.api or address), limits=config.limits
-        )
+        return LocalBlobs(folder, ObjectLinks(read_key(data_dir / KEY_FILE), config.sites.api or address))
     for key, value in (
         ("endpoint", settings.endpoint),
         ("access_key", settings.access_key),
@@ -42,12 +42,14 @@ def open_objects(config: Config, data_dir: Path, address: str) -> ObjectStore:
         "secret_access_key": settings.secret_key,
         "region": REGION,
     }
-    public = _url(settings.cdn_endpoint, secure=settings.cdn_secure) if settings.cdn_endpoint else ""
-    return ObjectStore.s3(bucket, options, prefix=prefix, public_endpoint=public, limits=config.limits)
+    public = settings.cdn_endpoint.removeprefix(DOCKER)
+    if public:
+        public = _url(public, secure=settings.cdn_secure)
+    return S3Blobs(bucket, options, prefix=prefix, public_endpoint=public)
 
 
 def _url(address: str, *, secure: bool) -> str:
     return address if "://" in address else f"{'https' if secure else 'http'}://{address}"
 
 
-__all__ = ["open_objects"]
+__all__ = ["open_blobs"]

@@ -122,8 +122,10 @@ class Stores:
 
     # ---- objects, by tenant ----------------------------------------------------------------------------
 
-    async def object_list(self, tenant: int, prefix: str, *, limit: int) -> list[ObjectInfo]:
-        return await self.objects.list(Id.of(tenant), prefix, limit=limit)
+    async def object_list(
+        self, tenant: int, prefix: str, *, limit: int, after: str | None = None
+    ) -> list[ObjectInfo]:
+        return await self.objects.list(Id.of(tenant), prefix, limit=limit, after=after)
 
     async def object_exists(self, tenant: int, key: str) -> bool:
         return await self.objects.exists(Id.of(tenant), key)
@@ -135,7 +137,7 @@ class Stores:
         await self.objects.put(Id.of(tenant), key, data)
 
     async def object_delete(self, tenant: int, key: str) -> None:
-        """What is not there is deleted already: S3 does not tell, so nobody does."""
+        """What is not there is deleted already."""
         with suppress(NotFound):
             await self.objects.delete(Id.of(tenant), key)
 
@@ -143,7 +145,9 @@ class Stores:
         return await self.objects.url(Id.of(tenant), key, expires_s)
 
     async def close(self) -> None:
-        """Writes the last cursors and ends the connections."""
+        """Writes the last cursors, lets changes of objects end, and ends the connections."""
+        if self._objects is not None:
+            await self._objects.close()
         await self.cursors.close()
         await self.db.close()
 

@@ -136,10 +136,13 @@ class MemoryDb(MemoryKv):
             raise NotFound(f"you have no version {version} of {key[:80]}")
         del self.published[scope, key, version]
 
-    async def object_list(self, tenant: int, prefix: str, *, limit: int) -> list[ObjectInfo]:
+    async def object_list(
+        self, tenant: int, prefix: str, *, limit: int, after: str | None = None
+    ) -> list[ObjectInfo]:
         await self._work("object_list", tenant)
         checked_object_prefix(prefix)
-        found = sorted(key for owner, key in self.objects if owner == tenant and key.startswith(prefix))
+        mine = (key for owner, key in self.objects if owner == tenant)
+        found = sorted(key for key in mine if key.startswith(prefix) and key > (after or ""))
         return [self._info(tenant, key) for key in found[:limit]]
 
     def _info(self, tenant: int, key: str) -> ObjectInfo:

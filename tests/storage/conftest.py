@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from pytw.storage.objectblobs import LocalBlobs
 from pytw.storage.objectlinks import ObjectLinks
 from pytw.storage.objects import ObjectStore
 from pytw.storage.pool import open_pool
@@ -14,7 +15,8 @@ from pytw.storage.stores import Stores
 @pytest.fixture
 async def stores(database_url: str, tmp_path: Path) -> AsyncIterator[Stores]:
     """The master's stores on a database and a folder of their own."""
-    objects = ObjectStore.local(tmp_path / "objects", ObjectLinks(b"k" * 32, "http://127.0.0.1:1"))
-    found = Stores(await open_pool(database_url, 4), objects=objects)
+    database = await open_pool(database_url, 4)
+    blobs = LocalBlobs(tmp_path / "objects", ObjectLinks(b"k" * 32, "http://127.0.0.1:1"))
+    found = Stores(database, objects=ObjectStore(database, blobs))
     yield found
     await found.close()

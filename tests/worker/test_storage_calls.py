@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from pytw.storage.objectblobs import LocalBlobs
 from pytw.storage.objectlinks import ObjectLinks
 from pytw.storage.objects import ObjectStore
 from pytw.storage.pool import open_pool
@@ -51,8 +52,9 @@ class World:
 
 @pytest.fixture
 async def world(database_url: str, tmp_path: Path):
-    objects = ObjectStore.local(tmp_path, ObjectLinks(b"k" * 32, "http://127.0.0.1:1"))
-    found = World(Stores(await open_pool(database_url, 4), objects=objects))
+    database = await open_pool(database_url, 4)
+    blobs = LocalBlobs(tmp_path, ObjectLinks(b"k" * 32, "http://127.0.0.1:1"))
+    found = World(Stores(database, objects=ObjectStore(database, blobs)))
     await found.worker.start()
     yield found
     await found.worker.kill()
