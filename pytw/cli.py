@@ -26,6 +26,7 @@ COMMANDS = {
     "run": ("pytw.commands.run:run", "Run one event through a template on this machine."),
     "mock": ("pytw.commands.mock:mock", "The mock Discord: say something, or run it alone."),
     "globalkv": ("pytw.commands.globalkv:globalkv", "What is published for everybody: review, price and sell it."),
+    "object": ("pytw.commands.object:object_", "List, get, put and remove the files of a guild or a user."),
     "config": ("pytw.commands.config:config", "Show or check the configuration."),
     "migrate": ("pytw.commands.migrate:migrate", "Bring the database's schema up to date."),
     "register": ("pytw.commands.later:register", "Register the bot's commands with Discord (a later version)."),

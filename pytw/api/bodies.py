@@ -54,12 +54,41 @@ async def body_of(request: web.Request, decoder: msgspec.json.Decoder[T]) -> T:
         ) from None
 
 
+async def bytes_of(request: web.Request, bytes_max: int) -> bytes:
+    """The request's body as it is, received no further than *bytes_max*.
+
+    Raises:
+        RequestError: it breaks off.
+        web.HTTPException: of a media type that a page of another site may send, encoded, longer, or slower than ``API_BODY_S``.
+    """
+    if request.content_type not in MEDIA_TYPES:
+        raise web.HTTPUnsupportedMediaType(
+            reason=f"the body is {request.content_type}; send bytes with Content-Type: application/octet-stream"
+        )
+    if request.headers.get("Content-Encoding", "identity").strip().lower() not in ("identity", ""):
+        raise web.HTTPUnsupportedMediaType(reason="the body is kept as it is: send it without Content-Encoding")
+    if (request.content_length or 0) > bytes_max:
+        raise _too_large(bytes_max)
+    found = bytearray()
+    try:
+        async with asyncio.timeout(API_BODY_S):
+            while chunk := await request.content.readany():
+                found += chunk
+                if len(found) > bytes_max:
+                    raise _too_large(bytes_max)
+    except TimeoutError:
+        raise _too_slow() from None
+    except (web.RequestPayloadError, ConnectionError) as error:
+        raise RequestError(f"the body broke off or is framed wrongly: {error}") from None
+    return bytes(found)
+
+
 async def _received(request: web.Request) -> bytes:
     try:
         async with asyncio.timeout(API_BODY_S):
             return await request.read()
     except TimeoutError:
-        raise web.HTTPRequestTimeout(reason=f"the body did not come within {API_BODY_S:g} s") from None
+        raise _too_slow() from None
     except web.HTTPRequestEntityTooLarge:
         raise _too_large() from None
     except (web.RequestPayloadError, ConnectionError) as error:
@@ -86,7 +115,9 @@ async def _inflated(data: bytes, encoding: str) -> bytes:
     return found
 
 
-def _too_large() -> web.HTTPRequestEntityTooLarge:
-    return web.HTTPRequestEntityTooLarge(
-        API_BODY_BYTES_MAX, reason=f"the body is over the bound of {API_BODY_BYTES_MAX} bytes"
-    )
+def _too_slow() -> web.HTTPRequestTimeout:
+    return web.HTTPRequestTimeout(reason=f"the body did not come within {API_BODY_S:g} s")
+
+
+def _too_large(bytes_max: int = API_BODY_BYTES_MAX) -> web.HTTPRequestEntityTooLarge:
+    return web.HTTPRequestEntityTooLarge(bytes_max, reason=f"the body is over the bound of {bytes_max} bytes")

@@ -17,6 +17,7 @@ from pytw.types import (
     GlobalPurchase,
     GlobalRecord,
     Id,
+    ObjectInfo,
     TemplateSource,
     TenantState,
 )
@@ -100,12 +101,20 @@ class HealthLike(Protocol):
     def health(self) -> Mapping[str, Any]:
         """Alive, and how."""
 
+    def database(self) -> Mapping[str, Any]:
+        """Whether the database is known to be away, and how many connections lead to it."""
+
     def metrics(self) -> Callable[[], str]:
         """Notes the numbers of now; what comes back renders them as Prometheus text, in any thread."""
 
 
-class SignedObjects(Protocol):
+class Objects(Protocol):
     """The part of `storage.objects.ObjectStore` that the API uses."""
+
+    async def list(self, owner: Id, prefix: str = "", *, limit: int, after: str | None = None) -> list[ObjectInfo]: ...
+    async def get(self, owner: Id, key: str) -> bytes: ...
+    async def put(self, owner: Id, key: str, data: bytes) -> None: ...
+    async def delete(self, owner: Id, key: str) -> None: ...
 
     async def open_link(self, owner: Id, key: str, *, expires: str, signature: str) -> bytes: ...
 
@@ -178,7 +187,7 @@ class ApiContext:
     session: Callable[[str], Awaitable[str | None]] | None = None
     root_users: Collection[str] = ()
     mock: MockSay | None = None
-    objects: SignedObjects | None = None
+    objects: Objects | None = None
     shop: Shop | None = None
     global_kv: GlobalKvs | None = None
     global_staff: GlobalStaff | None = None

@@ -63,10 +63,28 @@ class Control:
             RequestError: the server refuses; its message.
             Unavailable: the server cannot now, or the answer did not come in time.
         """
+        data = None if body is None else json.dumps(body).encode()
+        status, found = self._exchange(method, path, data, "application/json", timeout_s)
+        return _answer(200 if status in also else status, found)
+
+    def content(self, path: str) -> bytes:
+        """What is there, as it is. Raises: as `call`."""
+        status, found = self._exchange("GET", path, None, "application/octet-stream", CALL_TIMEOUT_S)
+        if status >= 300:
+            _answer(status, found)
+        return found
+
+    def send(self, path: str, data: bytes) -> Any:
+        """The JSON of the answer to PUT of *data* as it is. Raises: as `call`."""
+        return _answer(*self._exchange("PUT", path, data, "application/octet-stream", CALL_TIMEOUT_S))
+
+    def _exchange(
+        self, method: str, path: str, body: bytes | None, media_type: str, timeout_s: float
+    ) -> tuple[int, bytes]:
         where, connection, prefix = self._connection(timeout_s)
-        headers = {"Content-Type": "application/json", **({"Authorization": self._token} if self._token else {})}
+        headers = {"Content-Type": media_type, **({"Authorization": self._token} if self._token else {})}
         try:
-            connection.request(method, prefix + path, None if body is None else json.dumps(body), headers)
+            connection.request(method, prefix + path, body, headers)
             response = connection.getresponse()
             status, data = response.status, response.read(ANSWER_BYTES_MAX)
         except TimeoutError:
@@ -85,7 +103,7 @@ class Control:
             connection.close()
         if status == 401 and self._url and not self._token:
             raise RequestError(f"{where} wants a token", hint=NO_TOKEN)
-        return _answer(200 if status in also else status, data)
+        return status, data
 
     def _connection(self, timeout_s: float) -> tuple[str, http.client.HTTPConnection, str]:
         if not self._url:
