@@ -97,7 +97,7 @@ class WorkerDispatch:
         self._vms = vms
         self._state = state
         self._loads = loads
-        self._loaded = loads.cache.loaded
+        self._cache = loads.cache
         self._clock = clock
         self._timeout_ms = limits.event_deadline_ms
         self._event_bytes_max = limits.event_bytes_max
@@ -137,10 +137,10 @@ class WorkerDispatch:
         timeout_ms = timeout_ms or self._timeout_ms
         vms = self._vms
         request = vms.next_request()
-        running = Running(self, tenant, request, event.name, self._clock() + timeout_ms / 1000, done)
+        now = self._clock()
+        running = Running(self, tenant, request, event.name, now + timeout_ms / 1000, done)
         self.in_flight += 1
-        if tenant in self._loaded:
-            self._loaded.move_to_end(tenant)
+        if self._cache.use(tenant, now):
             vms.submit_event(tenant, request, event, timeout_ms, running)
         elif not self._loads.wait(tenant, running, lambda error: self._run_waiting(running, event, error)):
             running(_TENANT_FULL)

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 
 from pytw.errors import InternalError, PytwError, StorageUnavailable, Unavailable, WorkerLost
 from pytw.limits import Limits
@@ -160,7 +161,13 @@ class ProgramLoads:
         packed = program([template.pack() for template in templates])
         self._vms.set_program(tenant, packed)
         for oldest in self.cache.put(tenant, len(packed), templates):
-            self._vms.set_program(oldest, NO_TEMPLATES)
+            self.unload(oldest)
+
+    def unload(self, tenant: int) -> None:
+        """Take the tenant's program from its engine; the next event loads it again."""
+        # An engine that takes nothing is replaced by one without programs.
+        with suppress(Unavailable):
+            self._vms.set_program(tenant, NO_TEMPLATES)
 
     async def close(self) -> None:
         """Give up the loads under way; what waits for them is answered."""

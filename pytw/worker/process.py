@@ -92,8 +92,7 @@ class WorkerProcessHandle:
     def attach(self, link: Link) -> None:
         """The process is ready and takes events over *link* from now on."""
         self._link = link
-        now = time.time()
-        self._quarantined = {tenant: until for tenant, until in self._quarantined.items() if until > now}
+        self._forget_what_is_over()
         for tenant, until in self._quarantined.items():
             self._tell_quarantine(link, tenant, until)
 
@@ -170,12 +169,17 @@ class WorkerProcessHandle:
         return await self._link.request(kind, tenant, body, ORDER_TIMEOUT_S)
 
     def quarantine(self, tenant: int, until: float) -> None:
+        self._forget_what_is_over()
         if until:
             self._quarantined[tenant] = until
         else:
             self._quarantined.pop(tenant, None)
         if self._link is not None:
             self._tell_quarantine(self._link, tenant, until)
+
+    def _forget_what_is_over(self) -> None:
+        now = time.time()
+        self._quarantined = {tenant: until for tenant, until in self._quarantined.items() if until > now}
 
     @staticmethod
     def _tell_quarantine(link: Link, tenant: int, until: float) -> None:

@@ -65,7 +65,11 @@ class WorkerState:
     def apply(self, gate: TenantGate) -> None:
         """Take a changed gate; the next event sees it."""
         events = gate.events | self._builtin_events
-        self._gates[gate.tenant] = self._default if events == self._default else events
+        if events != self._default:
+            self._gates[gate.tenant] = events
+        elif gate.tenant in self._gates:
+            # Who listens for the defaults and was not known needs no entry: it may have no row.
+            self._gates[gate.tenant] = self._default
         if gate.banned:
             self.blocked[gate.tenant] = math.inf
         elif self.blocked.get(gate.tenant) == math.inf:
@@ -75,7 +79,11 @@ class WorkerState:
         """Refuse the tenant's events until *until*, unix seconds; 0 lifts it. A ban stays."""
         if self.blocked.get(tenant) == math.inf:
             return
-        if until > self._clock():
+        now = self._clock()
+        # Those that are over and were not asked for since; there are few at any time.
+        for over in [other for other, end in self.blocked.items() if end <= now]:
+            del self.blocked[over]
+        if until > now:
             self.blocked[tenant] = until
         else:
             self.blocked.pop(tenant, None)

@@ -107,6 +107,7 @@ class Worker:
         self.dispatch = WorkerDispatch(self.vms, self.state, self.loads, spec.limits, worker_id=self.id)
         runtime = Runtime(self.db, self.loads.refresh, BotStats(rest, self._tenants))
         self._http = http or Http(spec.http_domains)
+        self._discord = Discord(rest)
         self.context = VMContext(
             self.vms,
             self._caps_of,
@@ -114,7 +115,7 @@ class Worker:
             Kv(self.db).operations()
             | GlobalKv(self.db, spec.links.get("frontend_url", "")).operations()
             | ObjectStorage(self.db).operations()
-            | Discord(rest).operations()
+            | self._discord.operations()
             | runtime.operations()
             | self._http.operations(),
             on_call,
@@ -192,6 +193,8 @@ class Worker:
     def _sweep(self) -> None:
         self.dispatch.sweep()
         self.repeats.flush()
+        for tenant in self.cache.expire():
+            self.loads.unload(tenant)
         self._sweeper = asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)
 
     # -- what the gateway sees -------------------------------------------------------------------------
@@ -279,6 +282,10 @@ class Worker:
             "db_late": self.worker_db.late,
             "programs": len(self.cache),
             "program_bytes": self.cache.bytes,
+            "program_hits": self.cache.hits,
+            "program_misses": self.cache.misses,
+            "program_evictions": self.cache.evictions,
+            **{f"channel_{what}": count for what, count in self._discord.channels.counts().items()},
             "gates": len(self.state),
         }
         return numbers

@@ -45,3 +45,39 @@ def test_own_template_of_the_builtin_name_gains_nothing():
     cache = WorkerCacheData(1 << 20)
     cache.put(A, 1, [Template(template("$builtins", "", "X", caps=[]))])
     assert cache.caps(A, "$builtins") == frozenset()
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_what_is_not_used_for_its_life_is_unloaded():
+    clock = Clock()
+    cache = WorkerCacheData(1 << 20, 10, clock=clock)
+    for tenant in (A, B, C):
+        cache.put(tenant, 100, [])
+    clock.now = 6
+    assert cache.use(A, clock.now)
+    clock.now = 10
+    assert cache.expire() == []
+    clock.now = 11
+    assert cache.expire() == [B, C]
+    assert list(cache.loaded) == [A]
+    assert cache.bytes == ENTRY_BYTES + 100
+    clock.now = 17
+    assert cache.expire() == [A]
+    assert (cache.bytes, cache.expire()) == (0, [])
+
+
+def test_use_of_programs_is_counted():
+    cache = WorkerCacheData(2 * ENTRY_BYTES)
+    assert not cache.use(A, 0.0)
+    cache.put(A, 0, [])
+    assert cache.use(A, 0.0)
+    cache.put(B, 0, [])
+    cache.put(C, 0, [])
+    assert (cache.hits, cache.misses, cache.evictions) == (1, 1, 1)

@@ -8,7 +8,7 @@ import pytest
 from pytw.limits import Limits
 from pytw.types import CreateEvent, DispatchResult, Outcome, TenantState
 from pytw.worker import loads
-from pytw.worker.cache import ENTRY_BYTES
+from pytw.worker.cache import ENTRY_BYTES, PROGRAM_LIFE_S
 from pytw.worker.thread import WorkerThread
 from pytw.worker.worker import Worker
 
@@ -155,6 +155,18 @@ class TestLoading:
         await refreshed
         await until(lambda: ended, "the answer")
         assert ended[0].outcome is Outcome.BANNED
+
+    async def test_a_program_whose_life_is_over_is_unloaded_and_loaded_again(self, make):
+        world = await make().start(ONE, A, B)
+        for tenant in (A, B):
+            assert (await world.run(tenant)).outcome is Outcome.OK
+        world.worker.cache.loaded[A].used -= PROGRAM_LIFE_S + 1
+        world.worker._sweep()
+        assert list(world.worker.cache.loaded) == [B]
+        assert (await world.run()).outcome is Outcome.OK
+        assert world.db.calls.count(("program", A)) == 2
+        stats = world.worker.stats()
+        assert (stats["program_hits"], stats["program_misses"], stats["program_evictions"]) == (0, 3, 1)
 
     async def test_evicted_program_is_loaded_again(self, make):
         world = await make().start(ONE, A, B, C)

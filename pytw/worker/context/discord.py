@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from pytw.cache import Cache
 from pytw.discord import check_message
 from pytw.errors import Forbidden, RequestError
 from pytw.types import Id, OwnerType
@@ -71,9 +71,8 @@ class Discord:
 
     def __init__(self, rest: Rest, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._rest = rest
-        self._clock = clock
-        #: channel -> (guild, known since), least recently learned first.
-        self._channels: OrderedDict[int, tuple[int, float]] = OrderedDict()
+        #: The guild of a channel, 0 for those of none: what is another guild's is remembered as well as what is one's own.
+        self.channels: Cache[int, int] = Cache(CHANNELS_REMEMBERED_MAX, CHANNEL_LIFE_S, clock=clock)
 
     def operations(self) -> dict[str, Operation]:
         return _operations({"create_message": self.create_message, "get_guild": self.get_guild})
@@ -94,16 +93,12 @@ class Discord:
 
     async def _require_own_channel(self, guild: int, channel: int) -> None:
         """Raises: Forbidden: the channel is another guild's, or nobody's."""
-        known = self._channels.get(channel)
-        if known is None or known[1] + CHANNEL_LIFE_S < self._clock():
-            found = await self._rest.request("GET", f"/channels/{channel}")
-            known = int(found.get("guild_id") or 0), self._clock()
-            self._channels[channel] = known
-            self._channels.move_to_end(channel)
-            if len(self._channels) > CHANNELS_REMEMBERED_MAX:
-                self._channels.popitem(last=False)
-        if known[0] != guild:
+        if await self.channels.get(channel, lambda: self._guild_of_channel(channel)) != guild:
             raise Forbidden(f"channel {channel} does not belong to this guild")
+
+    async def _guild_of_channel(self, channel: int) -> int:
+        found = await self._rest.request("GET", f"/channels/{channel}")
+        return int(found.get("guild_id") or 0)
 
 
 def _operations(methods: dict[str, Handler]) -> dict[str, Operation]:
