@@ -22,6 +22,7 @@ COMMANDS = {
     "serve": ("pytw.commands.serve:serve", "Run the whole system: workers, API, gateway."),
     "template": ("pytw.commands.template:template", "Put, list, show, remove, pause and resume templates."),
     "tenant": ("pytw.commands.tenant:tenant", "Show, ban and unban a guild or a user."),
+    "secret": ("pytw.commands.secret:secret", "Set, list and remove secrets of a template."),
     "check": ("pytw.commands.check:check", "Tell what is wrong with a template, without a server."),
     "run": ("pytw.commands.run:run", "Run one event through a template on this machine."),
     "mock": ("pytw.commands.mock:mock", "The mock Discord: say something, or run it alone."),

@@ -195,6 +195,8 @@ TENANT_EVENT_BYTES_MAX = 128
 TENANT_DATA_BYTES_MAX = 262_144
 STATE_READS_TENANT_BYTES_MAX = 2 * MIB  # of states that a tenant's templates have read, in its worker
 STATE_READS_BYTES_MAX = 32 * MIB
+SCRUBBED_TENANT_MAX = 500  # forms of secrets that a tenant has read, in its worker
+SCRUBBED_BYTES_MAX = 32 * MIB
 
 # ---- database --------------------------------------------------------------------------------------
 DB_OPERATION_S = 12.0  # of one operation of a worker: turns, tries and the link included
@@ -232,6 +234,10 @@ SHOP_SHORT_BYTES_MAX = 512
 SHOP_LONG_BYTES_MAX = 65_536
 SHOP_NOTE_BYTES_MAX = 2_000
 SHOP_LIST_MAX = 200
+SECRET_BYTES_MAX = 4_096
+SECRET_NAME_BYTES_MAX = 64
+SECRETS_TEMPLATE_MAX = 50
+SECRETS_TENANT_MAX = 1_000
 OBJECT_KEY_BYTES_MAX = 2_048
 OBJECT_BYTES_MAX = 524_288
 OBJECT_LIST_MAX = 1_000

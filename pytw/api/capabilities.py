@@ -15,7 +15,8 @@ def _actions(prefix: str, *actions: str) -> tuple[str, str]:
     return rf":({'|'.join(map(re.escape, actions))})", ", ".join(f"{prefix}:{action}" for action in actions)
 
 
-_RUNTIME = ("*", "gettenantstate", "settenantstate", "stats", "links", "eventlist", "getexposedvfs")
+_TEMPLATES = ("list_templates", "get_template", "create_template", "update_template", "delete_template")
+_RUNTIME = ("*", "gettenantstate", "settenantstate", "stats", "links", "eventlist", "getexposedvfs", *_TEMPLATES)
 _GLOBAL_KV = ("access:find", "access:get", "access:create", "access:delete")
 _OBJECTS = ("list_files", "file_exists", "download_file", "get_file_url", "upload_file", "delete_file")
 
@@ -27,6 +28,7 @@ HOST_CAPABILITIES: Final = {
         r"(:\*|:(get|set|delete|find):.+|\[.+\]:(\*|(get|set|delete|find)(:.+)?))",
         "kv:*, kv:get:KEY, kv[SCOPE]:*, kv[SCOPE]:get, kv[SCOPE]:get:KEY; for get also set, delete, find",
     ),
+    "secret": (r":(\*|[A-Za-z0-9._-]+)", "secret:*, secret:NAME"),
     "kv.meta": _actions("kv.meta", "list_scopes"),
     "globalkv": _actions("globalkv", *_GLOBAL_KV),
     "objectstorage": _actions("objectstorage", *_OBJECTS),

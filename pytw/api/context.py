@@ -23,6 +23,7 @@ from pytw.types import (
 )
 
 if TYPE_CHECKING:
+    from pytw.storage.secrets import SecretName
     from pytw.storage.shop import Listing, Publication
     from pytw.storage.templates import Template
     from pytw.storage.templateversions import Version
@@ -90,6 +91,15 @@ class Tenants(Protocol):
 
     async def tenant_state(self, tenant: int) -> TenantState: ...
     async def set_banned(self, tenant: int, banned: bool) -> None: ...
+
+
+class Secrets(Protocol):
+    """The part of `storage.secrets.SecretStore` that the API uses."""
+
+    async def put(self, owner: Id, template: str, name: str, value: str) -> None: ...
+    async def list(self, owner: Id, template: str) -> Sequence[SecretName]: ...
+    async def remove(self, owner: Id, template: str, name: str) -> None: ...
+    async def remove_all(self, owner: Id, template: str) -> int: ...
 
 
 class HealthLike(Protocol):
@@ -193,6 +203,7 @@ class ApiContext:
     global_staff: GlobalStaff | None = None
     frontend_url: str = ""
     tenants: Tenants | None = None
+    secrets: Secrets | None = None
     #: Set when the server drains: nothing new is run.
     draining: bool = False
 

@@ -141,6 +141,9 @@ async def delete(request: web.Request) -> web.Response:
     await require_root(request)
     context, owner, name = request.app[CONTEXT], owner_of(request), template_name(request)
     await context.templates().remove(owner, name)
+    # Whoever makes a template of that name later is not who the secrets were given to.
+    if context.secrets is not None:
+        await context.secrets.remove_all(owner, name)
     return await when_running(context, owner, {"name": name, "removed": True})
 
 

@@ -44,6 +44,7 @@ _SECTIONS = {
     "addrs": ("addrs", "Where it listens."),
     "pg": ("pg", "The embedded PostgreSQL, used when `meta.postgres_url` is empty."),
     "templates": ("templates", "What templates may ask of the host."),
+    "secrets": ("secrets", "Secrets that operators give to templates (`tw secret`)."),
     "log": ("log", "Log lines go to stderr."),
     "limits": ("limits", "What a tenant, a worker and an event may use. Every VM thread enforces these."),
 }

@@ -133,6 +133,26 @@ class Templates(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = msgspec.field(default_factory=lambda: list(HTTP_DOMAINS))
 
 
+class Secrets(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    key: Annotated[
+        str,
+        _text(
+            "Key that templates' secrets are encrypted with in the database: 32 bytes in base64 (`openssl rand -base64 32`). "
+            "Empty: `secrets.key` in `data_dir`, which is made when first needed; a backup of the database is no use for "
+            "secrets without it.",
+            secret=True,
+        ),
+    ] = ""
+    old_keys: Annotated[
+        list[str],
+        Meta(
+            description="Keys that secrets may have been encrypted with before, in base64: they can be read, new ones are "
+            "written with `key`.",
+            extra={"secret": True},
+        ),
+    ] = []
+
+
 class Log(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     level: Annotated[
         Literal["debug", "info", "warning", "error"], Meta(description="The least level that is written.")
@@ -168,6 +188,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     pg: Pg = Pg()
     log: Log = Log()
     templates: Templates = Templates()
+    secrets: Secrets = Secrets()
     limits: Limits = Limits()
     data_dir: Annotated[
         str,

@@ -27,6 +27,7 @@ from pytw.main.loop import new_event_loop
 from pytw.main.objects import open_blobs
 from pytw.main.options import ServeOptions
 from pytw.main.reaper import reap_strangers
+from pytw.main.secrets import open_secrets
 from pytw.main.signals import Signals
 from pytw.main.topology import Topology
 from pytw.main.upstream import open_discord, open_mock
@@ -124,7 +125,8 @@ class _Master:
         own = self._postgres is not None
         database = await open_database(url, options.max_db_connections, own=own, limits=config.limits)
         objects = ObjectStore(database, blobs, config.limits)
-        stores = Stores(database, config.limits, objects)
+        stores = Stores(database, config.limits, objects, open_secrets(config, self._data_dir))
+        await stores.secrets.warn_of_other_keys()
         stack.push_async_callback(stores.close)
         if self._postgres is not None:
             self._background(stack, self._postgres.supervise())
@@ -166,6 +168,7 @@ class _Master:
                 global_staff=stores.global_staff,
                 frontend_url=config.sites.frontend,
                 tenants=stores.tenants,
+                secrets=stores.secrets,
             )
         )
         stack.push_async_callback(api.close)

@@ -8,5 +8,7 @@ MIGRATE = 0x7079_7477  # "pytw"
 SOURCES = 0x7079_7478
 #: Held shared by who takes a template from the shop, alone by who changes which versions are approved.
 SHOP = 0x7079_7479
+#: Hashed with a tenant: who sets one of its secrets.
+SECRETS = 0x7079_747A
 
-__all__ = ["MIGRATE", "SHOP", "SOURCES"]
+__all__ = ["MIGRATE", "SECRETS", "SHOP", "SOURCES"]

@@ -8,39 +8,22 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import os
-import secrets
 import time
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import quote
 
-from pytw.errors import Forbidden, StorageRefused
+from pytw.errors import Forbidden
+from pytw.storage.keyfiles import read_key_file
 from pytw.types import Id, OwnerType
 
-KEY_BYTES = 32
 #: Longer numbers are refused unread.
 EXPIRES_DIGITS_MAX = 12
 
 
 def read_key(path: Path) -> bytes:
     """The key of a file, which is made where there is none. Raises: StorageRefused."""
-    try:
-        try:
-            made = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        except FileExistsError:
-            key = path.read_bytes()
-        else:
-            key = secrets.token_bytes(KEY_BYTES)
-            with os.fdopen(made, "wb") as file:
-                file.write(key)
-                file.flush()
-                os.fsync(made)
-    except OSError as error:
-        raise StorageRefused(f"cannot keep the key of object URLs in {path}: {error.strerror}") from error
-    if len(key) != KEY_BYTES:
-        raise StorageRefused(f"{path} does not hold {KEY_BYTES} bytes", hint="remove it: URLs given out so far end")
-    return key
+    return read_key_file(path, of="object URLs", hint="remove it: URLs given out so far end")
 
 
 class ObjectLinks:

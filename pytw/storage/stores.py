@@ -17,6 +17,7 @@ from pytw.storage.kvexpiry import KvExpiryStore
 from pytw.storage.looptemplates import LoopTemplateStore
 from pytw.storage.pool import Database
 from pytw.storage.programs import ProgramStore
+from pytw.storage.secrets import SecretStore
 from pytw.storage.shop import ShopStore
 from pytw.storage.templates import TemplateStore
 from pytw.storage.templateversions import VersionStore
@@ -27,15 +28,23 @@ from pytw.workerdb import WorkerDb
 
 if TYPE_CHECKING:
     from pytw.storage.objects import ObjectStore
+    from pytw.storage.secretbox import SecretBox
 
 
 class Stores:
     """Satisfies `workerdb.WorkerDb`: its operations are the stores' own methods under the protocol's names."""
 
-    def __init__(self, db: Database, limits: Limits | None = None, objects: ObjectStore | None = None) -> None:
+    def __init__(
+        self,
+        db: Database,
+        limits: Limits | None = None,
+        objects: ObjectStore | None = None,
+        box: SecretBox | None = None,
+    ) -> None:
         """
         Args:
             objects: None where there are none: every operation on them is refused.
+            box: None where no secret is read or written: that is refused.
         """
         self.db = db
         self._objects = objects
@@ -51,6 +60,7 @@ class Stores:
         self.global_staff = GlobalKvStaff(db)
         self.global_kv = GlobalKvStore(db)
         self.users = UserStore(db)
+        self.secrets = SecretStore(db, box)
 
         self.gates = self.tenants.gates
         self.gate = self.tenants.gate
@@ -58,6 +68,7 @@ class Stores:
         self.set_tenant_state = self.tenants.set_tenant_state
         self.update_tenant_state = self.tenants.update_tenant_state
         self.program = self.programs.program
+        self.secret_get = self.secrets.secret_get
         self.kv_get = self.kv.get
         self.kv_set = self.kv.set
         self.kv_delete = self.kv.delete

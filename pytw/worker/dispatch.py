@@ -19,6 +19,7 @@ from pytw.limits import Limits
 from pytw.types import CreateEvent, DispatchResult, Outcome
 from pytw.worker import loopresults
 from pytw.worker.loads import ProgramLoads
+from pytw.worker.scrub import Scrubber
 from pytw.worker.state import WorkerState
 from pytw.worker.vms import SCRIPT_BIT, WorkerVmManager
 from pytw.worker.why import Why
@@ -69,6 +70,8 @@ class Running:
         dispatch.in_flight -= 1
         if dispatch._loads.loop_mode:
             body = loopresults.split(body, dispatch.error_bytes_max)
+        if body[1] and self.tenant in dispatch.scrubber.tenants:
+            body = dispatch.scrubber.body(self.tenant, body)
         outcome = body[1]
         dispatch.outcomes[outcome] += 1
         try:
@@ -91,6 +94,7 @@ class WorkerDispatch:
         limits: Limits,
         *,
         worker_id: int = 0,
+        scrubber: Scrubber | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._worker_id = worker_id
@@ -103,6 +107,7 @@ class WorkerDispatch:
         self._event_bytes_max = limits.event_bytes_max
         self._in_flight_max = limits.worker_queue_events_max
         self.error_bytes_max = limits.error_bytes_max
+        self.scrubber = scrubber or Scrubber(limits.error_bytes_max)
         self.why = Why()
         loads.left_out = self._left_out
         self.in_flight = 0

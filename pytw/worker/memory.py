@@ -35,6 +35,8 @@ class MemoryDb(MemoryKv):
         super().__init__()
         self.templates: dict[int, list[TemplateSource]] = {}
         self.states: dict[int, TenantState] = {}
+        #: By tenant, template and name.
+        self.secrets: dict[tuple[int, str, str], str] = {}
         #: By scope, key and version.
         self.published: dict[tuple[str, str, int], GlobalRecord] = {}
         self.objects: dict[tuple[int, str], tuple[bytes, datetime]] = {}
@@ -65,6 +67,10 @@ class MemoryDb(MemoryKv):
     async def program(self, tenant: int) -> list[TemplateSource]:
         await self._work("program", tenant)
         return list(self.templates.get(tenant, ()))
+
+    async def secret_get(self, tenant: int, template: str, name: str) -> str | None:
+        await self._work("secret_get", tenant)
+        return self.secrets.get((tenant, template, name))
 
     async def tenant_state(self, tenant: int) -> TenantState:
         await self._work("tenant_state", tenant)

@@ -15,7 +15,7 @@ from typing import Any
 
 import msgpack
 
-from pytw.errors import ConfigError, LimitExceeded, PytwError
+from pytw.errors import ConfigError, LimitExceeded, PytwError, ScriptError
 from pytw.eventnames import EVERY_EVENT, LOOP_EVENTS, ON_STARTUP
 from pytw.types import CreateEvent, Outcome
 from pytw.worker.background import IN_FLIGHT_MAX, Background
@@ -30,6 +30,7 @@ from pytw.worker.context.http import Http
 from pytw.worker.context.kv import Kv
 from pytw.worker.context.objectstorage import ObjectStorage
 from pytw.worker.context.runtime import Runtime, runtime_info
+from pytw.worker.context.secrets import Secrets
 from pytw.worker.currentuser import learn_current_user
 from pytw.worker.db import WorkerDB
 from pytw.worker.dispatch import WorkerDispatch
@@ -37,6 +38,7 @@ from pytw.worker.filter import WorkerFilter
 from pytw.worker.keyexpiry import KeyExpiry, KeyExpiryChannel
 from pytw.worker.loads import ProgramLoads
 from pytw.worker.repeats import Repeats
+from pytw.worker.scrub import Scrubber
 from pytw.worker.spec import WorkerSpec
 from pytw.worker.state import WorkerState
 from pytw.worker.template import BUILTINS_DIR, Template, builtins_template, read_tree
@@ -104,7 +106,10 @@ class Worker:
             engine=engine,
         )
         self.loads = ProgramLoads(self.db, self.vms, self.state, self.cache, spec.limits)
-        self.dispatch = WorkerDispatch(self.vms, self.state, self.loads, spec.limits, worker_id=self.id)
+        self.scrubber = Scrubber(spec.limits.error_bytes_max)
+        self.dispatch = WorkerDispatch(
+            self.vms, self.state, self.loads, spec.limits, worker_id=self.id, scrubber=self.scrubber
+        )
         runtime = Runtime(self.db, self.loads.refresh, BotStats(rest, self._tenants))
         self._http = http or Http(spec.http_domains)
         self._discord = Discord(rest)
@@ -117,8 +122,10 @@ class Worker:
             | ObjectStorage(self.db).operations()
             | self._discord.operations()
             | runtime.operations()
+            | Secrets(self.db, self.scrubber).operations()
             | self._http.operations(),
             on_call,
+            scrubber=self.scrubber,
         )
         self.repeats = Repeats(template_log)
         self.background = Background(self.dispatch)
@@ -215,7 +222,8 @@ class Worker:
     def log_line(self, tenant: int, request: int, payload: bytes) -> None:
         template, level, text = msgpack.unpackb(payload)
         number = level if isinstance(level, int) else _LEVELS.get(level, logging.INFO)
-        self.repeats.write(number, f"{template}: {text}", tenant, self.dispatch.name(request))
+        line = self.scrubber.text(tenant, f"{template}: {text}")
+        self.repeats.write(number, line, tenant, self.dispatch.name(request))
 
     def deaf(self, tenant: int, milliseconds: int) -> None:
         log.error("a VM thread is deaf for %d ms", milliseconds, extra={"tenant": tenant})
@@ -252,6 +260,8 @@ class Worker:
         while True:
             try:
                 return await self.vms.check(tenant, template, CHECK_MS)
+            except ScriptError as error:
+                raise ScriptError(self.scrubber.text(tenant, error.detail), hint=error.hint) from None
             except LimitExceeded as error:
                 if error.limit != "cpu":
                     raise

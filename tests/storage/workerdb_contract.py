@@ -344,6 +344,12 @@ class WorkerDbContract:
             await db.update_tenant_state(GUILD.key, read, TenantState(read.events, {"x": "y" * TENANT_DATA_BYTES_MAX}))
         assert await db.tenant_state(GUILD.key) == read
 
+    async def test_secret_is_read_by_its_template(self, db: WorkerDb, stores: Stores) -> None:
+        await stores.secrets.put(GUILD, "t", "key", "hunter2")
+        assert await db.secret_get(GUILD.key, "t", "key") == "hunter2"
+        assert await db.secret_get(GUILD.key, "u", "key") is None
+        assert await db.secret_get(USER.key, "t", "key") is None
+
     async def test_too_many_events_are_refused(self, db: WorkerDb) -> None:
         with pytest.raises(LimitExceeded):
             await db.set_tenant_state(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import traceback
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 
@@ -17,11 +18,14 @@ from pytw.worker.cache import ALL
 from pytw.worker.context.call import HostCall
 from pytw.worker.context.operation import Operation
 from pytw.worker.context.rates import RateLimits
+from pytw.worker.scrub import Scrubber
 from pytw.worker.vms import SCRIPT_BIT, WorkerVmManager
 
 log = logging.getLogger(__name__)
 
 CALLS_MAX = 4_096
+#: A traceback is not cut; a longer one has seen a cut text.
+TRACEBACK_BYTES_MAX = 65_536
 
 #: Hears how a call ended: the call, the seconds it took, and its results as msgpack or its error.
 OnCall = Callable[[HostCall, float, bytes | PytwError], None]
@@ -39,12 +43,15 @@ class VMContext:
         rates: RateLimits,
         operations: Mapping[str, Operation],
         on_call: OnCall | None = None,
+        *,
+        scrubber: Scrubber | None = None,
     ) -> None:
         self._vms = vms
         self._caps_of = caps_of
         self._rates = rates
         self._operations = operations
         self._on_call = on_call
+        self._scrubber = scrubber or Scrubber(TRACEBACK_BYTES_MAX)
         self._tasks: set[asyncio.Task[None]] = set()
         #: Calls by name.
         self.calls: Counter[str] = Counter()
@@ -69,8 +76,9 @@ class VMContext:
         except asyncio.CancelledError:
             self._vms.answer_error(tenant, call, "the worker is closing")
             raise
-        except Exception:
-            log.exception("host call %s failed", name, extra={"tenant": tenant})
+        except Exception:  # noqa: BLE001 - told in full, but for secrets
+            said = self._scrubber.text(tenant, traceback.format_exc())
+            log.error("host call %s failed: %s", name, said, extra={"tenant": tenant})
             self._vms.answer_error(tenant, call, f"internal error in {name}")
         else:
             self._vms.answer(tenant, call, answer)
