@@ -31,8 +31,9 @@ async def healthz(request: web.Request) -> web.Response:
 
 
 async def readyz(request: web.Request) -> web.Response:
-    ready, parts = await request.app[CONTEXT].health.ready()
-    return answer({"ready": ready, "parts": parts}, status=200 if ready else 503)
+    health = request.app[CONTEXT].health
+    ready, parts = await health.ready()
+    return answer({"ready": ready, "parts": parts, "database": health.database()}, status=200 if ready else 503)
 
 
 async def metrics(request: web.Request) -> web.Response:

@@ -88,13 +88,13 @@ class _WorkerType(click.ParamType[str]):
     "--max-db-connections",
     type=_COUNT,
     default=7,
-    help="Database connections of the master.",
+    help="Database connections of the master, and of each worker process with --worker-db direct.",
 )
 @click.option(
     "--worker-db",
     type=click.Choice(["mesophyll", "direct"]),
     default="mesophyll",
-    help="How workers reach the database; direct comes with a later version.",
+    help="How worker processes reach the database: through the master, or with connections of their own.",
 )
 @click.option("--worker-debug", is_flag=True, help="Define the Luau global _debug.")
 @click.option("--use-tokio-console", "console", is_flag=True, help="aiomonitor on 127.0.0.1:6669 (extra: debug).")
@@ -164,22 +164,27 @@ def serve(
     for flag, used in (("--process-workers", "threadpool"), ("--thread-workers", "processpool")):
         if options.worker_type == used and getattr(options, flag[2:].replace("-", "_")) is not None:
             log.warning("%s has no effect with --worker-type %s", flag, used)
+    if options.worker_type == "threadpool" and options.worker_db == "direct":
+        log.warning(
+            "--worker-db direct has no effect with --worker-type threadpool: its workers use the master's connections"
+        )
     if by_hand:
         from pytw.main.worker import run_by_hand
 
         return run_by_hand(found.config, options)
     found.config.dev_mode(dev=options.dev)
-    from pytw.main.forkserver import ForkServer
+    from pytw.main.forkserver import PRELOAD, PRELOAD_DIRECT, ForkServer
 
     # Before the master's own modules are there: every worker would carry them.
-    fork_server = None if options.worker_type == "threadpool" else ForkServer.start()
+    preload = PRELOAD_DIRECT if options.worker_db == "direct" else PRELOAD
+    fork_server = None if options.worker_type == "threadpool" else ForkServer.start(preload)
     from pytw.main.master import run as run_master
 
     try:
         return run_master(found.config, options, fork_server)
     except SchemaOutdated as error:
-        flags = f" --config {shlex.quote(config_file)}" if config_file else ""
-        raise SchemaOutdated(error.detail, hint=f"run `tw migrate{flags}`, then this again") from error
+        same = f" --config {shlex.quote(config_file)}" if config_file else ""
+        raise SchemaOutdated(error.detail, hint=f"run `tw migrate{same}`, then this again") from error
 
 
 def _check(options: ServeOptions) -> None:
@@ -204,9 +209,5 @@ def _check(options: ServeOptions) -> None:
             raise click.UsageError(
                 f"--worker-id {options.worker_id} has no place among --process-workers {options.process_workers}"
             )
-    if options.worker_db == "direct":
-        raise ConfigError(
-            "--worker-db direct is not available yet", hint="workers reach the database through the master"
-        )
     if options.console and importlib.util.find_spec("aiomonitor") is None:
         raise ConfigError("--use-tokio-console needs aiomonitor", hint="pip install 'pytw[debug]'")

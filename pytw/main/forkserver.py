@@ -46,6 +46,8 @@ PRELOAD = (
     "setproctitle",
     "pytw.main.worker",
 )
+#: The same where workers ask the database themselves.
+PRELOAD_DIRECT = (*PRELOAD, "pytw.main.direct")
 
 
 class Spawned(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -9,12 +10,16 @@ from typing import Any
 
 from pytw.cache import Cache
 from pytw.errors import StorageUnavailable
+from pytw.limits import DB_CONNECTIONS
+from pytw.main.options import WorkerDbMode
 from pytw.main.workers import Workers
 from pytw.observe import metrics
 from pytw.storage.pool import Database
 
 #: A database that was just seen is not asked again.
 PING_LIFE_S = 0.5
+#: Who asks whether we are ready waits no longer than that.
+PING_S = 2.0
 
 
 class Health:
@@ -27,12 +32,18 @@ class Health:
         *,
         mock_url: str | None,
         caches: Mapping[str, Cache[Any, Any]] | None = None,
+        worker_db: WorkerDbMode = "mesophyll",
+        connections_max: int = DB_CONNECTIONS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """
         Args:
             caches: the master's, by the names that they have in metrics.
+            worker_db: how worker processes reach the database.
+            connections_max: what master and workers may open to it together.
         """
+        self._worker_db = worker_db
+        self._connections_max = connections_max
         self._caches = caches or {}
         self._workers = workers
         self._database = database
@@ -61,12 +72,26 @@ class Health:
     async def _database_answers(self) -> bool:
         if self._clock() - self._pinged_at > PING_LIFE_S:
             try:
-                await self._database.ping()
+                async with asyncio.timeout(PING_S):
+                    await self._database.ping()
                 self._database_up = True
-            except StorageUnavailable:
+            except (StorageUnavailable, TimeoutError):
                 self._database_up = False
             self._pinged_at = self._clock()
         return self._database_up
+
+    def database(self) -> dict[str, Any]:
+        """What the breaker knows of the database, and how many connections lead to it."""
+        breaker = self._database.breaker
+        return {
+            "state": breaker.state.value,
+            "failures": breaker.failures,
+            "opened": breaker.opened,
+            "refused": breaker.refused,
+            "connections": self._database.pool.get_size(),
+            "connections_max": self._connections_max,
+            "worker_db": self._worker_db,
+        }
 
     def health(self) -> dict[str, Any]:
         """Alive, and how."""
@@ -79,6 +104,7 @@ class Health:
             "workers": self._workers.status(),
             "rights": self._workers.rights(),
             "loop_mode": self._workers.loop_mode,
+            "database": self.database(),
             "notices": [
                 {"at": n.at, "tenant": str(n.tenant) if n.tenant else None, "text": n.text}
                 for n in self._workers.supervisor.notices[-50:]
@@ -95,6 +121,12 @@ class Health:
         up = metrics.gauge("tw_worker_up", "Whether a worker takes events.", ("worker",))
         stat = metrics.gauge("tw_worker_stat", "What a worker counts, from its heartbeats.", ("worker", "name"))
         cache = metrics.gauge("tw_cache", "Entries, hits, misses and evictions of a cache.", ("cache", "name"))
+        database = metrics.gauge(
+            "tw_database", "What the master's circuit breaker counts, and its connections.", ("name",)
+        )
+        for what, count in self._database.breaker.counts().items():
+            database.labels(what).set(count)
+        database.labels("connections").set(self._database.pool.get_size())
         for name, counted in self._caches.items():
             for what, count in counted.counts().items():
                 cache.labels(name, what).set(count)

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 from pytw.api import ApiContext, ApiServer
 from pytw.config import Config, control_socket, without_password
@@ -21,13 +23,14 @@ from pytw.main.claims import DataDir, bind, mesophyll_address
 from pytw.main.console import PORT as CONSOLE_PORT
 from pytw.main.console import console
 from pytw.main.database import open_database, start_embedded
+from pytw.main.direct import connections_warning
 from pytw.main.forkserver import ForkServer
 from pytw.main.health import Health
 from pytw.main.loop import new_event_loop
 from pytw.main.objects import open_blobs
 from pytw.main.options import ServeOptions
 from pytw.main.reaper import reap_strangers
-from pytw.main.secrets import open_secrets
+from pytw.main.rights import DATABASE_GID
 from pytw.main.signals import Signals
 from pytw.main.topology import Topology
 from pytw.main.upstream import open_discord, open_mock
@@ -125,8 +128,7 @@ class _Master:
         own = self._postgres is not None
         database = await open_database(url, options.max_db_connections, own=own, limits=config.limits)
         objects = ObjectStore(database, blobs, config.limits)
-        stores = Stores(database, config.limits, objects, open_secrets(config, self._data_dir))
-        await stores.secrets.warn_of_other_keys()
+        stores = Stores(database, config.limits, objects)
         stack.push_async_callback(stores.close)
         if self._postgres is not None:
             self._background(stack, self._postgres.supervise())
@@ -135,6 +137,8 @@ class _Master:
         mock_url = f"http://{upstream.mock.host}:{upstream.mock.port}" if upstream.mock is not None else None
         topology = Topology.choose(options, upstream.recommended_shards)
         if warning := options.thread_warning(topology.workers):
+            log.warning("%s", warning)
+        if warning := await connections_warning(database, options.connections(topology.processes)):
             log.warning("%s", warning)
         self._workers = workers = Workers(
             Surroundings(
@@ -147,10 +151,18 @@ class _Master:
                 config.addrs.mesophyll_server or mesophyll_address(self._data_dir),
                 self._crash_loop,
                 self._refused,
+                **self._asked_by_workers(url),
             )
         )
         stack.push_async_callback(workers.close)
-        self._health = health = Health(workers, database, mock_url=mock_url, caches={"sessions": stores.users.kept})
+        self._health = health = Health(
+            workers,
+            database,
+            mock_url=mock_url,
+            caches={"sessions": stores.users.kept},
+            worker_db=options.worker_db,
+            connections_max=options.connections(topology.processes),
+        )
         self._api = api = ApiServer(
             ApiContext(
                 workers=workers.pool,
@@ -168,7 +180,6 @@ class _Master:
                 global_staff=stores.global_staff,
                 frontend_url=config.sites.frontend,
                 tenants=stores.tenants,
-                secrets=stores.secrets,
             )
         )
         stack.push_async_callback(api.close)
@@ -179,6 +190,16 @@ class _Master:
         health.started = True
         self._show(topology, mock_url=mock_url, url=url)
 
+    def _asked_by_workers(self, url: str) -> dict[str, Any]:
+        """How worker processes reach the database themselves, where they are to; others are told of none."""
+        if self._options.worker_db != "direct":
+            return {}
+        if self._postgres is None or os.geteuid() != 0:
+            # Of one account with its server, or as the address says.
+            return {"database": url}
+        self._postgres.admit(DATABASE_GID)
+        return {"database": url, "database_group": DATABASE_GID}
+
     @property
     def _address(self) -> str:
         """Where the API listens, fit for a URL."""
@@ -187,6 +208,8 @@ class _Master:
 
     def _show(self, topology: Topology, *, mock_url: str | None, url: str) -> None:
         database = "embedded PostgreSQL" if self._postgres is not None else without_password(url).partition("?")[0]
+        if self._options.worker_db == "direct" and topology.processes:
+            database += f", direct: {self._options.connections(topology.processes)} connections at most"
         print(  # noqa: T201 - the banner is what the command prints
             banner.text(
                 self._config,

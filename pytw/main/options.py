@@ -7,6 +7,8 @@ from typing import Literal
 
 from msgspec import Struct
 
+from pytw.limits import DB_CONNECTIONS
+
 WorkerType = Literal["processpool", "threadpool", "hybrid", "processpoolworker"]
 WorkerDbMode = Literal["mesophyll", "direct"]
 
@@ -25,7 +27,8 @@ class ServeOptions(Struct, frozen=True, kw_only=True):
     """Threads of the master's pool for blocking work."""
     threads_worker: int = 3
     """VM threads of each worker."""
-    max_db_connections: int = 7
+    max_db_connections: int = DB_CONNECTIONS
+    """Of the master, and of each worker process with `worker_db` direct."""
     worker_debug: bool = False
     console: bool = False
     """aiomonitor on loopback (flag `--use-tokio-console`)."""
@@ -41,6 +44,10 @@ class ServeOptions(Struct, frozen=True, kw_only=True):
     """A flag said how many workers or threads there are."""
     mesophyll: str = ""
     """Address of the master's Mesophyll server; only of a `processpoolworker` started by hand."""
+
+    def connections(self, processes: int) -> int:
+        """How many connections the master and so many worker processes open to the database at most."""
+        return self.max_db_connections * (1 + (processes if self.worker_db == "direct" else 0))
 
     def thread_warning(self, workers: int) -> str | None:
         """A line for the log where flags ask for more than twice as many threads as cores, with *workers* workers.

@@ -24,6 +24,8 @@ UID_COUNT = 1_000
 NOFILE_MAX = 4_096
 THREADS_MAX = 1_024
 OOM_SCORE_ADJ = 500
+#: In this group a worker may enter the socket directory of the embedded database (`--worker-db direct`).
+DATABASE_GID = 61_999
 #: What names are resolved and Discord and the web are reached through.
 PORTS = (53, 80, 443)
 
@@ -50,7 +52,12 @@ def refuse_calls() -> dict[str, bool]:
 
 
 def reduce(
-    worker_id: int, *, readable: Sequence[str] = (), may_bind: bool = False, ports: Iterable[int] = ()
+    worker_id: int,
+    *,
+    readable: Sequence[str] = (),
+    may_bind: bool = False,
+    ports: Iterable[int] = (),
+    groups: Sequence[int] = (),
 ) -> dict[str, bool]:
     """Reduces what this process may reach, for good, and says which measures took hold. After `refuse_calls`.
 
@@ -58,8 +65,9 @@ def reduce(
         readable: folders that stay readable besides the interpreter's and the system's.
         may_bind: whether it may listen on TCP ports (the debug console).
         ports: TCP ports that it may connect to besides those of names and of the web.
+        groups: what it stays a member of.
     """
-    report = {"oom_score": _oom_score(), "rlimits": _rlimits(), "own_uid": _own_uid(worker_id)}
+    report = {"oom_score": _oom_score(), "rlimits": _rlimits(), "own_uid": _own_uid(worker_id, groups)}
     report["landlock"] = _landlock(readable, may_bind, ports)
     return report
 
@@ -91,13 +99,13 @@ def _rlimits() -> bool:
     return True
 
 
-def _own_uid(worker_id: int) -> bool:
+def _own_uid(worker_id: int, groups: Sequence[int] = ()) -> bool:
     """Leaves root. A worker of an ordinary user keeps that user's uid; seccomp then keeps workers apart."""
     if os.geteuid() != 0:
         return False
     uid = UID_FIRST + worker_id % UID_COUNT
     try:
-        os.setgroups([])
+        os.setgroups(list(groups))
         os.setresgid(uid, uid, uid)
         os.setresuid(uid, uid, uid)
     except OSError:

@@ -15,6 +15,7 @@ def common_spec(config: Config, options: ServeOptions) -> WorkerSpec:
     """A spec without a place in the pool; whoever starts the worker adds that with `msgspec.structs.replace`."""
     return WorkerSpec(
         vm_threads=options.threads_worker,
+        database_connections=options.max_db_connections,
         limits=config.limits,
         links=config.links,
         http_domains=tuple(config.templates.http_domains),

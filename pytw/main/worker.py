@@ -41,6 +41,7 @@ from pytw.worker.worker import Worker
 
 if TYPE_CHECKING:
     from pytw.config import Config
+    from pytw.main.direct import DirectDb
 
 log = logging.getLogger(__name__)
 
@@ -66,8 +67,11 @@ def run_by_hand(config: Config, options: ServeOptions) -> int:
     """`tw serve --worker-type processpoolworker`, for debugging: without gateway shards, and with the rights of its caller."""
     assert options.worker_id is not None
     assert options.process_workers is not None
+    if options.worker_db == "direct" and not config.meta.postgres_url:
+        raise ConfigError("--worker-db direct by hand needs the address of a database", hint="set meta.postgres_url")
     spec = msgspec.structs.replace(
         common_spec(config, options),
+        database=config.meta.postgres_url if options.worker_db == "direct" else "",
         worker_id=options.worker_id,
         workers=options.process_workers,
         mesophyll=options.mesophyll,
@@ -124,9 +128,15 @@ class Process:
         )
         self._cursors = CursorClient(client)
         self._rest = DiscordRest(spec.discord.api_base, spec.discord.token) if spec.discord else DiscordRest("", "")
-        self._worker = Worker(
-            spec, db_client(client), self._rest, on_blame=self._blame, blame_fd=blame_fd, engine=engine
-        )
+        db = db_client(client)
+        self._direct: DirectDb | None = None
+        if spec.database:
+            # Stores and their driver: only where they are used, for each worker carries its own.
+            from pytw.main.direct import DirectDb
+
+            self._direct = DirectDb(spec, db)
+            db = self._direct.operations
+        self._worker = Worker(spec, db, self._rest, on_blame=self._blame, blame_fd=blame_fd, engine=engine)
         self._serve = WorkerServe(self._worker, on_drain=self._stop_intake, drained=self._drained)
         client.serve(self._serve.handlers())
         self._shards: ShardSet | None = None
@@ -155,6 +165,8 @@ class Process:
         await self._client.connect(spec.mesophyll, token)
         try:
             try:
+                if self._direct is not None:
+                    await self._direct.open()
                 await self._worker.start()
             except ConfigError as error:
                 # Said before the link ends: the master kills a worker whose link is gone for no reason.
@@ -176,7 +188,17 @@ class Process:
         """What cannot be taken back: rights go, the watchdog starts."""
         spec = self._spec
         if spec.drop_rights:
-            self._rights |= rights.reduce(spec.worker_id, may_bind=bool(spec.console_port), ports=_ports(spec))
+            readable: list[str] = []
+            if self._direct is not None:
+                self._direct.find()
+                readable = self._direct.files
+            self._rights |= rights.reduce(
+                spec.worker_id,
+                readable=readable,
+                may_bind=bool(spec.console_port),
+                ports=_ports(spec) | (self._direct.ports if self._direct is not None else set()),
+                groups=[spec.database_group] if spec.database_group else (),
+            )
         start_watchdog(master_pidfd=master_pidfd, deaf_ms=DEAF_MS, exit_on_deaf=spec.exit_on_deaf)
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._terminated)
 
@@ -189,6 +211,8 @@ class Process:
         if self._shards is not None:
             await self._shards.close()
         await self._worker.close()
+        if self._direct is not None:
+            await self._direct.close()
         await self._rest.close()
         with suppress(PytwError):
             await self._client.close("the worker ends")
@@ -236,7 +260,8 @@ class Process:
         self._client.send(Kind.BLAME, tenant, _encode((milliseconds,)))
 
     def _stats(self) -> dict[str, float]:
-        return {**self._worker.stats(), **(self._shards.counts() if self._shards is not None else {})}
+        shards = self._shards.counts() if self._shards is not None else {}
+        return {**self._worker.stats(), **shards, **(self._direct.counts() if self._direct is not None else {})}
 
 
 def _ports(spec: WorkerSpec) -> set[int]:

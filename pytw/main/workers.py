@@ -53,6 +53,10 @@ class Surroundings:
     on_crash_loop: Callable[[int], None]
     #: Hears why a worker cannot start as it is configured.
     on_refused: Callable[[ConfigError], None]
+    #: What worker processes ask themselves; empty where they ask the master.
+    database: str = ""
+    #: The group in which they may.
+    database_group: int = 0
 
 
 class Workers:
@@ -97,6 +101,8 @@ class Workers:
             workers=around.topology.workers,
             epoch=epoch,
             mesophyll=self._server.address if process and self._server is not None else "",
+            database=around.database if process else "",
+            database_group=around.database_group if process else 0,
             discord=around.upstream.spec(around.topology.shards),
             console_port=port_of(worker_id) if process and around.options.console else 0,
             exit_on_deaf=process or around.options.exit_on_deaf_thread,

@@ -28,7 +28,7 @@ from pytw.mesophyll.dbcodec import Ask, pack_cursors, pack_result, unpack_ask, u
 from pytw.mesophyll.records import Kind, unpack_event
 from pytw.mesophyll.server import Link, LinkHandler
 from pytw.mesophyll.turns import Turns
-from pytw.routing import worker_of
+from pytw.routing import owns_part, worker_of
 from pytw.types import CursorSink, Forwarder, IdentifySlots
 from pytw.workerdb import WorkerDb
 
@@ -87,7 +87,7 @@ class Services:
         ask = unpack_ask(call.body)
         if ask.operation.of_tenant:
             self._require_tenant(link, call.tenant)
-        elif not self._is_part_of(link, *ask.args[:2]):
+        elif not owns_part(link.worker_id, self._workers, *ask.args[:2]):
             self._refuse(link, f"{ask.operation.name} of worker {ask.args[0]} of {ask.args[1]}")
         turns = self._object_turns if ask.operation.of_objects else self._db_turns
         given_up = False
@@ -182,10 +182,6 @@ class Services:
     def _require_tenant(self, link: Link, tenant: int) -> None:
         if worker_of(tenant, self._workers) != link.worker_id:
             self._refuse(link, f"tenant {tenant}")
-
-    def _is_part_of(self, link: Link, place: int, places: int) -> bool:
-        """Whether place *place* of *places* holds tenants of the worker only: it may ask for all, or part by part."""
-        return 0 <= place < places and places % self._workers == 0 and place % self._workers == link.worker_id
 
     def _owns_shard(self, link: Link, shard: int) -> bool:
         return 0 <= shard < self._shards and shard % self._workers == link.worker_id

@@ -17,6 +17,11 @@ def worker_of(tenant: int, workers: int) -> int:
     return ((tenant & ID_MAX) >> TIME_SHIFT) % workers
 
 
+def owns_part(worker_id: int, workers: int, place: int, places: int) -> bool:
+    """Whether place *place* of *places* holds tenants of that worker alone: all that it owns, or an equal part of it."""
+    return 0 <= place < places and places % workers == 0 and place % workers == worker_id
+
+
 def vm_thread_of(tenant: int, workers: int, threads: int) -> int:
     """The VM thread, of *threads* in its worker, that runs the tenant."""
     return ((tenant & ID_MAX) >> TIME_SHIFT) // workers % threads

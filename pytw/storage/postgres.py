@@ -122,6 +122,11 @@ class EmbeddedPostgres:
         """Arguments of `asyncpg.connect`."""
         return {"host": str(self._run), "port": PORT, "user": USER, "database": DATABASE}
 
+    def admit(self, group: int) -> None:
+        """Lets that group reach the socket, besides the account and root. After `start`."""
+        os.chown(self._run, -1, group)
+        self._run.chmod(0o710)
+
     @property
     def url(self) -> str:
         """The same as an address."""

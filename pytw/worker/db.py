@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-from pytw.errors import DeadlineExceeded, StorageUnavailable
+from pytw.errors import DeadlineExceeded, Forbidden, StorageUnavailable
 from pytw.limits import (
     DB_GATES_S,
     DB_OPERATION_S,
@@ -26,9 +26,12 @@ from pytw.limits import (
     OBJECT_OPERATIONS_TOTAL_MAX,
 )
 from pytw.mesophyll import turns
+from pytw.routing import owns_part, worker_of
 from pytw.workerdb import Operation, WorkerDb, over
 
 IN_FLIGHT_MAX = 64
+#: What the master answers for every worker, besides what is asked of the object storage.
+MASTER_OPERATIONS = frozenset({"get_secret"})
 #: The worker's own operations take turns like a tenant.
 WORKER_ITSELF = -1
 
@@ -66,6 +69,27 @@ class Turns:
             yield
         finally:
             self._turns.done(tenant)
+
+
+def direct(stores: Callable[[], WorkerDb], master: WorkerDb, worker_id: int, workers: int) -> WorkerDb:
+    """The stores themselves, for this worker's own tenants: nobody stands between who would refuse the others.
+
+    Args:
+        master: answers what only the master can: it alone counts and locks a tenant's objects, and has the secrets' key.
+    Raises of its operations: Forbidden: what belongs to another worker.
+    """
+
+    async def answer(operation: Operation, tenant: int, args: tuple[Any, ...]) -> Any:
+        if operation.of_objects or operation.name in MASTER_OPERATIONS:
+            return await operation.run(master, tenant, args)
+        if operation.of_tenant:
+            if worker_of(tenant, workers) != worker_id:
+                raise Forbidden(f"tenant {tenant} does not belong to worker {worker_id}")
+        elif not owns_part(worker_id, workers, *args[:2]):
+            raise Forbidden(f"{operation.name} of worker {args[0]} of {args[1]} does not belong to worker {worker_id}")
+        return await operation.run(stores(), tenant, args)
+
+    return over(answer)
 
 
 def bound_s(operation: Operation) -> float:

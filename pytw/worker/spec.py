@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from pytw.limits import HTTP_DOMAINS, Limits
+from pytw.limits import DB_CONNECTIONS, HTTP_DOMAINS, Limits
 
 #: What READY says besides what is up: whether the built-in template is a loop. Only a VM can tell.
 LOOP_MODE = "mode.loop"
@@ -35,6 +35,12 @@ class WorkerSpec(Struct, frozen=True, kw_only=True):
     epoch: int = 0
     #: ``ws://127.0.0.1:PORT/``; empty in the master's own process.
     mesophyll: str = ""
+    #: Address of the database where the worker asks it itself (`--worker-db direct`). Told over the fork server's socket
+    #: pair and nowhere else: it may hold a password.
+    database: str = ""
+    #: The group that may enter the embedded database's socket directory; 0: none is needed.
+    database_group: int = 0
+    database_connections: int = DB_CONNECTIONS
     vm_threads: int = 3
     limits: Limits = Limits()
     #: What ``ctx.Runtime:links`` tells.

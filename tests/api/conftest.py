@@ -129,6 +129,9 @@ class FakeHealth:
     def health(self) -> Mapping[str, Any]:
         return {"status": "ok", "rights": {"seccomp": True}}
 
+    def database(self) -> Mapping[str, Any]:
+        return {"state": "closed"}
+
     def metrics(self) -> Callable[[], str]:
         return lambda: "# HELP tw_x A number.\n# TYPE tw_x gauge\ntw_x 1.0\n"
 

@@ -16,9 +16,10 @@ async def test_healthz_names_each_part_and_the_engine(api: Api) -> None:
 
 
 async def test_readyz_is_200_only_when_everything_is_ready(api: Api) -> None:
-    assert await api.call("GET", "/readyz", tcp=True) == (200, {"ready": True, "parts": api.health.parts})
+    known = {"parts": api.health.parts, "database": {"state": "closed"}}
+    assert await api.call("GET", "/readyz", tcp=True) == (200, {"ready": True, **known})
     api.health.parts["workers"] = False
-    assert await api.call("GET", "/readyz", tcp=True) == (503, {"ready": False, "parts": api.health.parts})
+    assert await api.call("GET", "/readyz", tcp=True) == (503, {"ready": False, **known})
 
 
 async def test_metrics_are_prometheus_text(api: Api) -> None:

@@ -18,7 +18,7 @@ import ctypes, errno, json, os, socket, sys, threading
 from pytw.main import rights
 KEEP_UID = False
 if KEEP_UID:
-    rights._own_uid = lambda worker_id: False
+    rights._own_uid = lambda worker_id, groups: False
 PORTS = ()
 report = rights.refuse_calls() | rights.reduce(3, ports=PORTS)
 def fails(do):
