@@ -213,7 +213,7 @@ def test_the_listed_capabilities_are_those_of_the_host_calls() -> None:
         asked |= set(operation.need(made).capabilities)
     assert capability_warnings(asked) == []
     assert {re.split(r"[:\[]", cap)[0] for cap in asked} == set(HOST_CAPABILITIES)
-    told = capability_warnings(f"{prefix}:nonsense" for prefix in HOST_CAPABILITIES)
+    told = capability_warnings(f"{prefix}:non sense" for prefix in HOST_CAPABILITIES)
     assert len(told) == len(HOST_CAPABILITIES)
     for cap in asked:
         if cap.startswith(("globalkv", "objectstorage", "runtime", "kv.meta", "discord")):
