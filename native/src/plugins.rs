@@ -107,6 +107,11 @@ fn time_delta(call: &Call, index: c_int) -> Result<(), Fault> {
     if call.kind(index) == ffi::LUA_TUSERDATA { Ok(()) } else { Err(call.wrong(index, "TimeDelta")) }
 }
 
+/// Options, which may be left out.
+fn options(call: &Call, index: c_int) -> Result<(), Fault> {
+    if call.is_nil(index) { Ok(()) } else { call.table(index) }
+}
+
 /// More are not looked at: the host takes fewer still.
 const SCOPES_MAX: c_int = 256;
 
@@ -220,7 +225,7 @@ impl Object for Bucket {
     const TAG: c_int = tag::BUCKET;
     const NAME: &'static CStr = c"Bucket";
     const METHODS: &'static [Named] = remote! { Bucket:
-        list_files "objectstorage.list_files" (optional_text)
+        list_files "objectstorage.list_files" (optional_text, options)
         file_exists "objectstorage.file_exists" (text)
         download_file "objectstorage.download_file" (text)
         get_file_url "objectstorage.get_file_url" (text, time_delta)

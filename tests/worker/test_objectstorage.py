@@ -76,8 +76,44 @@ async def test_list_refuses_to_give_a_part_for_the_whole(world: World):
     world.db.objects |= {(GUILD, f"k{number}"): one for number in range(1, OBJECT_LIST_MAX)}
     assert len((await world.ask("list_files"))[0]) == OBJECT_LIST_MAX
     world.db.objects[GUILD, "one more"] = one
-    with pytest.raises(LimitExceeded, match="more than 1,000 files: use a longer prefix"):
+    with pytest.raises(LimitExceeded, match="more than 1,000 files: use a longer prefix, or pages"):
         await world.ask("list_files")
+
+
+async def test_pages_go_on_where_the_one_before_ended(world: World):
+    for key in ("a/1", "a/2", "a/3", "b", "ü"):
+        await world.ask("upload_file", key, "xyz")
+    files, after = await world.ask("list_files", "a", {"limit": 2})
+    assert ([item["key"] for item in files], after) == (["a/1", "a/2"], "a/2")
+    (files,) = await world.ask("list_files", "a", {"limit": 2.0, "after": after})
+    assert [item["key"] for item in files] == ["a/3"]
+    (files,) = await world.ask("list_files", None, {"after": "a/3"})
+    assert [item["key"] for item in files] == ["b", "ü"]
+    (files,) = await world.ask("list_files", None, {})
+    assert len(files) == 5
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"limit": 0}, "limit must be a number from 1 to 1,000"),
+        ({"limit": 1001}, "limit must be a number from 1 to 1,000"),
+        ({"limit": 1.5}, "limit must be a whole number"),
+        ({"limit": float("nan")}, "limit must be a number from 1 to 1,000"),
+        ({"limit": float("inf")}, "limit must be a number from 1 to 1,000"),
+        ({"limit": True}, "limit must be a number from 1 to 1,000"),
+        ({"limit": "5"}, "limit must be a number from 1 to 1,000"),
+        ({"after": 5}, "after must be the text that list_files gave"),
+        ({"after": "../x"}, "not a path of an object"),
+        ({"skip": 5}, "there is no option 'skip'"),
+        ("x", "options must be a table"),
+    ],
+)
+async def test_other_options_are_refused(world: World, options: object, text: str):
+    with pytest.raises(RequestError) as refused:
+        await world.ask("list_files", None, options)
+    assert text in refused.value.detail
+    assert world.db.calls == []
 
 
 async def test_url_lives_as_long_as_its_timedelta(world: World):

@@ -104,22 +104,48 @@ async def test_files_outlive_a_restart_and_are_one_tenants(world: World):
         ("upload_file('x', buffer.create(524289))", "Data too large (524,289 bytes, at most 524,288)"),
         ("list_files('')", "the prefix is empty: leave it away to list every file"),
         ("get_file_url('x', require('@antiraid/datetime').UTC)", "expiry must be a TimeDelta"),
-        (
-            "upload_file(string.rep('x', 300), 'y')",
-            "a part of the path between slashes is longer than this server's disk allows",
-        ),
+        ("list_files(nil, {limit = 0})", "limit must be a number from 1 to 1,000"),
+        ("list_files(nil, {max = 1})", "there is no option 'max'; limit and after are options"),
     ],
 )
 async def test_files_that_cannot_be_are_refused_in_words(world: World, call: str, told: str):
     assert await world.refusal(f"ctx.ObjectStorage:{call}") == told
 
 
-async def test_a_file_is_no_folder_on_disk(world: World):
-    await world.run("ctx.ObjectStorage:upload_file('a', 'x')")
-    told = "an object cannot have the name of a folder on this server's disk"
-    assert await world.refusal("ctx.ObjectStorage:upload_file('a/b', 'y')") == told
-    assert await world.run("return ctx.ObjectStorage:file_exists('a/b')") is False
-    assert await world.run("return #ctx.ObjectStorage:list_files('a/b')") == 0
+async def test_any_key_is_a_file(world: World):
+    body = """
+    local bucket, keys = ctx.ObjectStorage, {"a", "a/b", "A", string.rep("x", 300), string.rep("long/", 400) .. "x", "%", "ü"}
+    for number, key in keys do
+        bucket:upload_file(key, tostring(number))
+    end
+    local right = 0
+    for number, key in keys do
+        right += if buffer.tostring(bucket:download_file(key):tobuffer()) == tostring(number) then 1 else 0
+    end
+    return {right, #bucket:list_files(), bucket:file_exists("a/b/c"), #bucket:list_files("a/b")}
+    """
+    assert await world.run(body) == [7, 7, False, 1]
+
+
+async def test_files_are_listed_page_by_page(world: World):
+    body = """
+    for number = 1, 7 do
+        ctx.ObjectStorage:upload_file("d/" .. number, "x")
+    end
+    local found, pages, after = {}, 0, nil
+    repeat
+        local files
+        files, after = ctx.ObjectStorage:list_files("d/", {limit = 3, after = after})
+        pages += 1
+        for _, file in files do
+            table.insert(found, file.key)
+        end
+    until after == nil
+    return {pages, table.concat(found, " "), select("#", ctx.ObjectStorage:list_files()), #ctx.ObjectStorage:list_files(nil, {})}
+    """
+    assert await world.run(body) == [3, "d/1 d/2 d/3 d/4 d/5 d/6 d/7", 1, 7]
+    told = "bad argument #3 to 'list_files' (table expected, got number)"
+    assert told in str(await world.refusal("ctx.ObjectStorage:list_files(nil, 5)"))
 
 
 async def test_urls_live_for_a_timedelta(world: World):

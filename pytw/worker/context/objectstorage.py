@@ -6,6 +6,7 @@ Keys are checked here before anything leaves the worker, and once more by the st
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import msgpack
 
@@ -40,15 +41,18 @@ class ObjectStorage:
         prefix = "" if call.plain(0) is None else checked_object_prefix(call.text(0, "prefix"))
         if not prefix and call.plain(0) is not None:
             raise RequestError("the prefix is empty: leave it away to list every file")
-        found = await self._db.object_list(call.tenant, prefix, limit=OBJECT_LIST_MAX + 1)
-        if len(found) > OBJECT_LIST_MAX:
-            raise LimitExceeded(f"more than {OBJECT_LIST_MAX:,} files: use a longer prefix")
-        return answers.one(
-            [
-                {"key": item.key, "last_modified": item.last_modified, "size": item.size, "etag": item.etag}
-                for item in found
-            ]
-        )
+        paged = call.plain(1) is not None
+        limit, after = _page(call.table(1, "options")) if paged else (OBJECT_LIST_MAX, None)
+        found = await self._db.object_list(call.tenant, prefix, limit=limit + 1, after=after)
+        if len(found) > limit and not paged:
+            raise LimitExceeded(f"more than {limit:,} files: use a longer prefix, or pages ({{ limit, after }})")
+        files = [
+            {"key": item.key, "last_modified": item.last_modified, "size": item.size, "etag": item.etag}
+            for item in found[:limit]
+        ]
+        if len(found) <= limit:
+            return answers.one(files)
+        return bytes(msgpack.packb([files, found[limit - 1].key], datetime=True))
 
     async def file_exists(self, call: HostCall) -> bytes:
         return answers.one(await self._db.object_exists(call.tenant, _key(call)))
@@ -72,6 +76,20 @@ class ObjectStorage:
 
 def _key(call: HostCall) -> str:
     return checked_object_key(call.text(0, "key"))
+
+
+def _page(options: dict[str, Any]) -> tuple[int, str | None]:
+    """How many files to give at most, and the key behind which to go on. Raises: RequestError."""
+    if unknown := sorted(options.keys() - {"limit", "after"}):
+        raise RequestError(f"there is no option {unknown[0][:80]!r}; limit and after are options")
+    limit, after = options.get("limit", OBJECT_LIST_MAX), options.get("after")
+    if isinstance(limit, bool) or not isinstance(limit, int | float) or not 1 <= limit <= OBJECT_LIST_MAX:
+        raise RequestError(f"limit must be a number from 1 to {OBJECT_LIST_MAX:,}")
+    if limit != int(limit):
+        raise RequestError("limit must be a whole number")
+    if after is not None and not isinstance(after, str):
+        raise RequestError("after must be the text that list_files gave beside its files")
+    return int(limit), None if after is None else checked_object_key(after)
 
 
 def _operations(methods: dict[str, Handler]) -> dict[str, Operation]:
