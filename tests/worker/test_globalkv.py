@@ -188,6 +188,36 @@ async def test_find_refuses_to_give_a_part_for_the_whole(world: World):
         await world.ask("find", "key", "s")
 
 
+async def test_find_gives_pages_to_who_asks_for_them(world: World):
+    for version in (1, 2, 3):
+        await world.publish(version=version)
+    records, after = await world.ask("find", "%%", "s", {"limit": 2})
+    assert [record["version"] for record in records] == [1, 2]
+    assert [
+        [record["version"] for record in page] for page in await world.ask("find", "%%", "s", {"after": after})
+    ] == [[3]]
+    ((all_of_them),) = await world.ask("find", "%%", "s", {})
+    assert len(all_of_them) == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (5, "options must be a table"),
+        ({"max": 1}, "there is no option 'max'; limit and after are options"),
+        ({"limit": 0}, "limit must be a number from 1 to 1,000"),
+        ({"limit": True}, "limit must be a number from 1 to 1,000"),
+        ({"limit": 1.5}, "limit must be a whole number"),
+        ({"limit": math.nan}, "limit must be a number from 1 to 1,000"),
+        ({"after": 5}, "after must be the text"),
+        ({"after": "5"}, "not a cursor: '5'"),
+    ],
+)
+async def test_wrong_pages_are_refused(world: World, options: object, told: str):
+    with pytest.raises(RequestError, match=told):
+        await world.ask("find", "%%", "s", options)
+
+
 @pytest.mark.parametrize("action", ["find", "get", "create", "delete"])
 async def test_each_action_needs_its_capability(world: World, action: str):
     held = ("globalkv:*", "globalkv:access:*", "globalkv:access:s", "globalkv:access", f"globalkv:{action}", "kv:*")

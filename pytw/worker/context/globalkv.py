@@ -63,7 +63,12 @@ class GlobalKv:
 
     async def find(self, call: HostCall) -> bytes:
         pattern, scope = call.text(0, "pattern"), call.text(1, "scope")
-        found = await self._db.global_find(call.tenant, scope, pattern, limit=GLOBAL_KV_FIND_ROWS_MAX)
+        paged = call.plain(2) is not None
+        limit, after = _page(call.table(2, "options")) if paged else (GLOBAL_KV_FIND_ROWS_MAX, None)
+        found = await self._db.global_find(call.tenant, scope, pattern, limit=limit, after=after)
+        if paged and found.after is not None:
+            records = [_partial(record) for record in found.items]
+            return bytes(msgpack.packb([records, found.after], datetime=True))
         # As in `Kv.find`: a part may not pass for the whole.
         if found.after is not None:
             many = len(found.items) >= GLOBAL_KV_FIND_ROWS_MAX
@@ -102,6 +107,20 @@ class GlobalKv:
         key, version, scope = call.text(0, "key"), _version(call.plain(1)), call.text(2, "scope")
         await self._db.global_delete(call.tenant, scope, key, version)
         return answers.NOTHING
+
+
+def _page(options: dict[str, Any]) -> tuple[int, str | None]:
+    """How many versions to give at most, and where to go on. Raises: RequestError."""
+    if unknown := sorted(options.keys() - {"limit", "after"}):
+        raise RequestError(f"there is no option {unknown[0][:80]!r}; limit and after are options")
+    limit, after = options.get("limit", GLOBAL_KV_FIND_ROWS_MAX), options.get("after")
+    if isinstance(limit, bool) or not isinstance(limit, int | float) or not 1 <= limit <= GLOBAL_KV_FIND_ROWS_MAX:
+        raise RequestError(f"limit must be a number from 1 to {GLOBAL_KV_FIND_ROWS_MAX:,}")
+    if limit != int(limit):
+        raise RequestError("limit must be a whole number")
+    if after is not None and not isinstance(after, str):
+        raise RequestError("after must be the text that find gave beside its records")
+    return int(limit), after
 
 
 def _entry(packed: bytes) -> GlobalEntry:
