@@ -90,7 +90,7 @@ def served(monkeypatch):
                 return 0
 
         monkeypatch.setitem(sys.modules, "pytw.main.master", Master)
-        monkeypatch.setattr("pytw.main.forkserver.ForkServer.start", lambda: "a fork server")
+        monkeypatch.setattr("pytw.main.forkserver.ForkServer.start", lambda preload: "a fork server")
         monkeypatch.setattr(serve_module.observe, "setup_logging", lambda *a, **k: None)
         assert _run(command or root, name, args) == 0
         return took[0]

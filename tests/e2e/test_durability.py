@@ -150,8 +150,9 @@ def lost(acknowledged: dict[int, list[int]], found: dict[tuple[int, str], int]) 
 
 @pytest.mark.slow
 @pytest.mark.timeout(WITHIN_S + 60)
-def test_no_acknowledged_write_is_lost_by_killing_the_database_and_workers() -> None:
-    with serving("--worker-type", "processpool", "--process-workers", "2") as server:
+@pytest.mark.parametrize("worker_db", ["mesophyll", "direct"])
+def test_no_acknowledged_write_is_lost_by_killing_the_database_and_workers(worker_db: str) -> None:
+    with serving("--worker-type", "processpool", "--process-workers", "2", "--worker-db", worker_db) as server:
         for guild in GUILDS:
             server.put(guild, "writer", WRITER)
         writers = Writers(server, WRITES)
