@@ -20,7 +20,8 @@ from pytw.errors import ConfigError, PytwError, StorageRefused
 #: Name -> (module and attribute, what `tw --help` says).
 COMMANDS = {
     "serve": ("pytw.commands.serve:serve", "Run the whole system: workers, API, gateway."),
-    "template": ("pytw.commands.template:template", "Put, list, show, remove, pause and resume templates."),
+    "template": ("pytw.commands.template:template", "Put, list, show, remove, pause and resume templates; their versions."),
+    "shop": ("pytw.commands.shop:shop", "The shop's templates: publish, review and withdraw."),
     "tenant": ("pytw.commands.tenant:tenant", "Show, ban and unban a guild or a user."),
     "secret": ("pytw.commands.secret:secret", "Set, list and remove secrets of a template."),
     "check": ("pytw.commands.check:check", "Tell what is wrong with a template, without a server."),
@@ -30,6 +31,7 @@ COMMANDS = {
     "object": ("pytw.commands.object:object_", "List, get, put and remove the files of a guild or a user."),
     "config": ("pytw.commands.config:config", "Show or check the configuration."),
     "migrate": ("pytw.commands.migrate:migrate", "Bring the database's schema up to date."),
+    "db": ("pytw.commands.db:db", "Dump, restore and look at the database."),
     "register": ("pytw.commands.later:register", "Register the bot's commands with Discord (a later version)."),
     "shell": ("pytw.commands.later:shell", "An interactive Luau shell (a later version)."),
 }
