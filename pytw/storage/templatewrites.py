@@ -169,13 +169,17 @@ async def listing(connection: Any, ref: ShopRef) -> Any:
     meant = next((row for row in approved if ref.version in ("latest", row["version"])), None)
     if meant is not None:
         return meant
-    there = ", ".join(f"{PREFIX}{ref.name}#{row['version']}" for row in approved[:10])
-    hint = f"there is {there}" if approved else "no version of it is approved" if rows else None
+    there = [f"{PREFIX}{ref.name}#{row['version']}" for row in approved[:10]]
+    others = [f"version {row['version']} is {_state(row)}" for row in rows[:10]]
+    hint = f"there is {', '.join(there)}" if there else ", ".join(others) or None
     known = next((row for row in rows if row["version"] == ref.version), None)
     if known is None:
         raise NotFound(f"the shop has no {ref}", hint=hint)
-    state = "withdrawn" if known["withdrawn_at"] is not None else known["review_state"]
-    raise RequestError(f"{ref} is not approved: it is {state}", hint=hint)
+    raise RequestError(f"{ref} is not approved: it is {_state(known)}", hint=hint)
+
+
+def _state(row: Any) -> str:
+    return "withdrawn" if row["withdrawn_at"] is not None else str(row["review_state"])
 
 
 async def prune(connection: Any, owner: Id, saved: int) -> bool:
