@@ -231,6 +231,9 @@ class CommonsContract:
         assert await keys("a/1") == ["a/1/x"]
         assert await keys("b/c") == await keys("c") == []
         assert await keys(limit=2) == ["a/1/x", "a/2"]
+        page = await db.object_list(GUILD.key, "a", limit=2, after="a/1/x")
+        assert [item.key for item in page] == ["a/2", "ab"]
+        assert await db.object_list(GUILD.key, "a", limit=2, after="ab") == []
         for item in await db.object_list(GUILD.key, "", limit=100):
             assert (await db.object_get(GUILD.key, item.key), item.size) == (item.key.encode(), len(item.key.encode()))
             assert item.etag

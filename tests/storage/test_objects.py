@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import os
 import stat
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import pytest
 
@@ -138,6 +141,30 @@ async def test_urls_are_signed_for_the_public_endpoint(database: Database) -> No
     assert "X-Amz-SignedHeaders=host&" in url
     with pytest.raises(NotFound, match="serves no objects"):
         await public.open_link(SHORT, "k", expires="1", signature="x")
+
+
+def signature(url: str, secret: str) -> str:
+    """What the owner of *secret* signs this URL with, for the host that it names (AWS Signature Version 4)."""
+    parts = urlsplit(url)
+    query = dict(pair.split("=") for pair in parts.query.split("&"))
+    query.pop("X-Amz-Signature")
+    canonical = "&".join(f"{name}={value}" for name, value in sorted(query.items()))
+    asked = f"GET\n{parts.path}\n{canonical}\nhost:{parts.netloc}\n\nhost\nUNSIGNED-PAYLOAD"
+    scope = unquote(query["X-Amz-Credential"]).partition("/")[2]
+    key = b"AWS4" + secret.encode()
+    for part in scope.split("/"):
+        key = hmac.digest(key, part.encode(), hashlib.sha256)
+    text = f"AWS4-HMAC-SHA256\n{query['X-Amz-Date']}\n{scope}\n{hashlib.sha256(asked.encode()).hexdigest()}"
+    return hmac.digest(key, text.encode(), hashlib.sha256).hex()
+
+
+@pytest.mark.parametrize("public", ["", "https://cdn.example", "http://localhost:5601"])
+async def test_a_signature_is_good_at_the_address_that_is_given_out(database: Database, public: str) -> None:
+    options = {"endpoint": "http://inner:9000", "access_key_id": "a", "secret_access_key": "s/+", "region": "us-east-1"}
+    store = ObjectStore(database, S3Blobs("bucket", options, prefix="bots/x", public_endpoint=public))
+    url = await store.url(SHORT, "a/ü?.png", 60)
+    assert url.startswith(public or "http://inner:9000")
+    assert f"X-Amz-Signature={signature(url, 's/+')}" in url
 
 
 async def test_a_service_that_does_not_answer_is_unavailable(database: Database, bucket: S3Place) -> None:
