@@ -14,6 +14,7 @@ import pytest
 from pytw.api import ApiContext, ApiServer
 from pytw.storage.pool import open_pool
 from pytw.storage.stores import Stores
+from pytw.storage.templatechoice import choose, choose_versions
 from pytw.types import Id, Outcome
 from pytw.worker.pool import WorkerPool
 from pytw.worker.thread import WorkerThread
@@ -33,6 +34,7 @@ class Rig:
     stores: Stores
     pool: WorkerPool
     http: aiohttp.ClientSession
+    context: ApiContext
 
     async def call(self, method: str, path: str, body: Any = None, *, tenant: int = A, status: int = 200) -> Any:
         where = path if path.startswith("/i/") else f"/guilds/{tenant}/templates/{path}"
@@ -78,7 +80,7 @@ async def rig(database_url: str, tmp_path: Path) -> AsyncIterator[Rig]:
     await server.start(None, tmp_path / "control.sock")
     connector = aiohttp.UnixConnector(str(tmp_path / "control.sock"))
     async with aiohttp.ClientSession("http://localhost", connector=connector) as http:
-        yield Rig(stores, pool, http)
+        yield Rig(stores, pool, http, context)
     await server.close()
     for member in pool:
         await member.kill()
@@ -220,3 +222,23 @@ async def test_of_deployments_at_once_the_last_one_saved_runs(rig: Rig) -> None:
     runs = await rig.stores.templates.get(Id.of(A), "t")
     assert await rig.runs() == [runs.files["lib.luau"].split("'")[1]]  # type: ignore[index]
     assert runs.version == 6
+
+
+async def test_in_loop_mode_there_is_what_runs_and_the_rest_is_refused_with_the_reason(rig: Rig) -> None:
+    rig.context.templates = lambda: choose(rig.stores, loop_mode=True)
+    rig.context.versions = lambda: choose_versions(rig.stores, loop_mode=True)
+    assert (await rig.put("one"))["version"] == 1
+    for method, path, body in (
+        ("PUT", "t", {"shop": "$shop/greet#1"}),
+        ("PUT", "t", {"files": files("two"), "deploy": False}),
+        ("GET", "t/versions", None),
+        ("GET", "t/versions/1", None),
+        ("POST", "t/deploy", {"version": 1}),
+        ("POST", "t/rollback", {}),
+        ("POST", "t/undelete", None),
+    ):
+        answer = await rig.call(method, path, body, status=400)
+        assert "in loop mode a template is one record of the key-value store" in answer["message"]
+    answer = await rig.call("PUT", "t", {"files": {"init.luau": "return {"}}, status=422)
+    assert answer["hint"] == "nothing was saved"
+    assert (await rig.call("GET", "t"))["files"] == files("one")
