@@ -31,7 +31,7 @@ from pytw.workerdb import Operation, WorkerDb, over
 
 IN_FLIGHT_MAX = 64
 #: What the master answers for every worker, besides what is asked of the object storage.
-MASTER_OPERATIONS = frozenset({"get_secret"})
+MASTER_OPERATIONS = frozenset({"secret_get"})
 #: The worker's own operations take turns like a tenant.
 WORKER_ITSELF = -1
 
