@@ -27,6 +27,8 @@ HOST_CALL: Final[int]
 LOG: Final[int]
 # id: milliseconds; the tenant has held its VM thread that long (in-process workers only)
 DEAF: Final[int]
+# id: 0; the tenant's VM ended by a fault or for want of memory, and its next event makes a new one
+LOST: Final[int]
 
 @final
 class Engine:

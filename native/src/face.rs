@@ -267,6 +267,7 @@ pub fn init_pymodule(module: &Bound<'_, PyModule>) -> PyResult<()> {
         ("HOST_CALL", OutKind::HostCall),
         ("LOG", OutKind::Log),
         ("DEAF", OutKind::Deaf),
+        ("LOST", OutKind::Lost),
     ] {
         module.add(name, kind as u8)?;
     }

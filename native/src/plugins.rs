@@ -107,9 +107,25 @@ fn time_delta(call: &Call, index: c_int) -> Result<(), Fault> {
     if call.kind(index) == ffi::LUA_TUSERDATA { Ok(()) } else { Err(call.wrong(index, "TimeDelta")) }
 }
 
+/// A DateTime, a TimeDelta or nil.
+fn moment(call: &Call, index: c_int) -> Result<(), Fault> {
+    let known = call.is_nil(index) || call.kind(index) == ffi::LUA_TUSERDATA;
+    if known { Ok(()) } else { Err(call.wrong(index, "DateTime or TimeDelta")) }
+}
+
 /// Options, which may be left out.
 fn options(call: &Call, index: c_int) -> Result<(), Fault> {
     if call.is_nil(index) { Ok(()) } else { call.table(index) }
+}
+
+/// Options, or the moment that stands for them.
+fn options_or_moment(call: &Call, index: c_int) -> Result<(), Fault> {
+    if call.kind(index) == ffi::LUA_TUSERDATA { Ok(()) } else { options(call, index) }
+}
+
+/// A moment before the scopes, or after them.
+fn moment_or_scopes(call: &Call, index: c_int) -> Result<(), Fault> {
+    if call.kind(index) == ffi::LUA_TTABLE { scopes(call, index) } else { moment(call, index) }
 }
 
 /// More are not looked at: the host takes fewer still.
@@ -203,9 +219,18 @@ impl Object for Kv {
     const METHODS: &'static [Named] = remote! { Kv:
         get "kv.get" (text, scopes)
         getrecord "kv.getrecord" (text, scopes)
-        find "kv.find" (text, scopes)
-        set "kv.set" (text, present, scopes)
+        exists "kv.exists" (text, scopes)
+        find "kv.find" (text, scopes, options)
+        keys "kv.keys" (scopes)
+        set "kv.set" (text, present, scopes, options_or_moment)
+        set_expiry "kv.set_expiry" (text, moment_or_scopes, moment_or_scopes)
+        setexpiry "kv.set_expiry" (text, moment_or_scopes, moment_or_scopes)
         delete "kv.delete" (text, scopes)
+        getbyid "kv.getbyid" (text)
+        getrecordbyid "kv.getrecordbyid" (text)
+        setbyid "kv.setbyid" (text, present, options_or_moment)
+        setexpirybyid "kv.setexpirybyid" (text, moment)
+        deletebyid "kv.deletebyid" (text)
         list_scopes "kv.list_scopes" ()
     };
 }

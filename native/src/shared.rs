@@ -38,6 +38,7 @@ pub enum OutKind {
     HostCall = 2,
     Log = 3,
     Deaf = 4,
+    Lost = 5,
 }
 
 pub struct Out {

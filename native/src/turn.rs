@@ -6,8 +6,10 @@ use std::time::{Duration, Instant};
 
 use crate::engine::Engine;
 use crate::limits;
+use crate::msgpack;
 use crate::request::{End, LIMIT_EXCEEDED, SHED};
 use crate::scheduler;
+use crate::shared::{Out, OutKind};
 use crate::stats::Stats;
 use crate::tenant::{CHECKS, EVENTS};
 use crate::thread::Task;
@@ -141,13 +143,16 @@ impl Engine {
         }
     }
 
-    /// Replaces a VM; see `Slot::replace`.
+    /// Replaces a VM, and tells the host if it was one for events: what its templates kept in memory is lost.
     pub fn replace(&mut self, key: u64, slot: usize, end: Option<fn() -> End>, code: &str, text: &str) {
         let Some(tenant) = self.tenants.get_mut(&key) else {
             return;
         };
         if slot == EVENTS && tenant.slots[slot].vm.is_some() {
             Stats::add(&self.shared.stats.replaced, 1);
+            let mut payload = Vec::new();
+            msgpack::nil(&mut payload);
+            self.shared.push(Out { kind: OutKind::Lost, tenant: key, id: 0, payload, _weight: None });
         }
         let calls = tenant.replace(&self.shared, slot, end, code, text);
         for call in calls {

@@ -29,7 +29,7 @@ HOST_CAPABILITIES: Final = {
         "kv:*, kv:get:KEY, kv[SCOPE]:*, kv[SCOPE]:get, kv[SCOPE]:get:KEY; for get also set, delete, find",
     ),
     "secret": (r":(\*|[A-Za-z0-9._-]+)", "secret:*, secret:NAME"),
-    "kv.meta": _actions("kv.meta", "list_scopes"),
+    "kv.meta": (r"(:list_scopes|(\[.+\])?:keys)", "kv.meta:list_scopes, kv.meta:keys, kv.meta[SCOPE]:keys"),
     "globalkv": _actions("globalkv", *_GLOBAL_KV),
     "objectstorage": _actions("objectstorage", *_OBJECTS),
 }

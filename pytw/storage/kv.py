@@ -239,15 +239,23 @@ class KvStore:
             raise RequestError("Limit must be at least 1")
         first, end = key_range(like)
         begin = max(checked_cursor(after), (first, ""))
-        scopes = checked_scopes(scopes)
+        scopes, limit = checked_scopes(scopes), min(limit, KV_FIND_ROWS_MAX)
         lead = await self._lead(tenant, scopes)
-        arguments = (scopes, like, *begin, end, min(limit, KV_FIND_ROWS_MAX), lead)
-        rows = await self._db.fetch(FIND, *owner_of(tenant), *arguments)
-        if rows and rows[-1]["bytes"] > KV_FIND_BYTES_MAX:
-            raise LimitExceeded(
-                f"The values found are longer than {KV_FIND_BYTES_MAX:,} bytes together: use a narrower query or scopes"
-            )
-        return [record for _, record in await beside(value_bytes(rows), readable, rows)]
+        found: list[KvRecord] = []
+        while True:
+            arguments = (scopes, like, *begin, end, limit - len(found), lead)
+            rows = await self._db.fetch(FIND, *owner_of(tenant), *arguments)
+            if rows and rows[-1]["bytes"] > KV_FIND_BYTES_MAX:
+                raise LimitExceeded(
+                    f"The values found are longer than {KV_FIND_BYTES_MAX:,} bytes together: "
+                    "use a narrower query or scopes, or a smaller limit"
+                )
+            full = len(rows) == limit - len(found)
+            found += [record for _, record in await beside(value_bytes(rows), readable, rows)]
+            # Behind a row that cannot be read the page goes on: it would pass for the last one.
+            if len(found) == limit or not full:
+                return found
+            begin = (rows[-1]["key"], rows[-1]["id"])
 
     async def _lead(self, tenant: int, scopes: list[str]) -> str:
         """The scope to search by: the one with the fewest rows."""

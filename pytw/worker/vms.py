@@ -32,6 +32,7 @@ _FAILED = _native.FAILED
 _HOST_CALL = _native.HOST_CALL
 _LOG = _native.LOG
 _DEAF = _native.DEAF
+_LOST = _native.LOST
 
 #: Set in the request ids of scripts, whose host calls hold every capability.
 SCRIPT_BIT = 1 << 62
@@ -104,6 +105,9 @@ class Sink(Protocol):
     def host_call(self, tenant: int, call: int, payload: bytes) -> None: ...
     def log_line(self, tenant: int, request: int, payload: bytes) -> None: ...
     def deaf(self, tenant: int, milliseconds: int) -> None: ...
+    def vm_lost(self, tenant: int) -> None:
+        """The tenant's VM ended by a fault or for want of memory."""
+
     def engine_replaced(self, holds: Callable[[int], bool]) -> None:
         """An engine was replaced by an empty one; *holds* says whether a tenant lived in it."""
 
@@ -338,6 +342,8 @@ class WorkerVmManager:
                     self._sink.log_line(tenant, number, payload)
                 elif kind == _DEAF:
                     self._sink.deaf(tenant, number)
+                elif kind == _LOST:
+                    self._sink.vm_lost(tenant)
             except Exception:
                 # One receiver's bug must not cost the others of the batch their results.
                 log.exception("a result could not be delivered", extra={"tenant": tenant, "request": number})

@@ -36,6 +36,7 @@ from pytw.worker.db import WorkerDB
 from pytw.worker.dispatch import WorkerDispatch
 from pytw.worker.filter import WorkerFilter
 from pytw.worker.keyexpiry import KeyExpiry, KeyExpiryChannel
+from pytw.worker.keyresume import KeyResume
 from pytw.worker.loads import ProgramLoads
 from pytw.worker.repeats import Repeats
 from pytw.worker.scrub import Scrubber
@@ -131,6 +132,7 @@ class Worker:
         self.background = Background(self.dispatch)
         self.changes = TenantChanges(self.vms, self.state, self.loads, self.cache, self._tell_later)
         self.expiry = KeyExpiry(KeyExpiryChannel(self.db, self.filter), self.db, self.state, self.background)
+        self.resume = KeyResume(self.db, self.filter, self.state, self.background)
         self._on_blame = on_blame
         self._tasks: set[asyncio.Task[None]] = set()
         self._sweeper: asyncio.TimerHandle | None = None
@@ -157,6 +159,7 @@ class Worker:
         self.dispatch.ready = True
         self._sweep()
         self._spawn(self.expiry.run())
+        self._spawn(self.resume.run())
         if self.spec.discord is not None:
             self._spawn(learn_current_user(self._rest, self.vms.set_current_user))
         waiting = iter(self.state.listeners(ON_STARTUP))
@@ -233,6 +236,10 @@ class Worker:
     def engine_replaced(self, holds: Callable[[int], bool]) -> None:
         for tenant in [tenant for tenant in self.cache.loaded if holds(tenant)]:
             self.cache.forget(tenant)
+            self.resume.again(tenant)
+
+    def vm_lost(self, tenant: int) -> None:
+        self.resume.again(tenant)
 
     @property
     def loop_mode(self) -> bool:
@@ -272,10 +279,13 @@ class Worker:
     async def refresh_tenant(self, tenant: int) -> None:
         """Returns when the tenant's next event sees its state and templates of now. Raises: Unavailable."""
         await self.changes.refresh(tenant)
+        self._spawn(self.expiry.retry(tenant))
+        self.resume.again(tenant)
 
     async def drop_tenant(self, tenant: int) -> None:
         """End the tenant's VM; its next event makes a new one. Raises: Unavailable."""
         await self.changes.drop(tenant)
+        self.resume.again(tenant)
 
     def stats(self) -> dict[str, int]:
         """Numbers for heartbeats and metrics."""
@@ -297,7 +307,9 @@ class Worker:
             "program_evictions": self.cache.evictions,
             **{f"channel_{what}": count for what, count in self._discord.channels.counts().items()},
             "gates": len(self.state),
+            "resumed": self.resume.told,
         }
+        numbers |= {f"expiry_{name}": count for name, count in self.expiry.counts.items()}
         return numbers
 
     async def drain(self, timeout_s: float) -> bool:

@@ -56,9 +56,17 @@ class Host:
 
     def __call__(self, name: str, args: list[Any]) -> list[Any]:
         match name, args:
-            case "kv.set", [key, value, scopes]:
+            case "kv.set", [key, value, scopes, options]:
                 self.kv[key, tuple(scopes)] = value
-                return []
+                return [] if options is None else [options]
+            case "kv.set_expiry", [_, first, second]:
+                return [first, second]
+            case "kv.exists", [key, scopes]:
+                return [(key, tuple(scopes)) in self.kv]
+            case "kv.keys", [scopes]:
+                return [[key for key, s in self.kv if s == tuple(scopes)]]
+            case "kv.getbyid" | "kv.getrecordbyid" | "kv.setbyid" | "kv.setexpirybyid" | "kv.deletebyid", _:
+                return [name, *args]
             case "kv.get", [key, scopes]:
                 found = (key, tuple(scopes)) in self.kv
                 return [self.kv.get((key, tuple(scopes))), found]
@@ -68,7 +76,7 @@ class Host:
             case "kv.delete", [key, scopes]:
                 self.kv.pop((key, tuple(scopes)), None)
                 return []
-            case "kv.find", [_, scopes]:
+            case "kv.find", [_, scopes, _]:
                 return [[read_only(key=key, value=value) for (key, s), value in self.kv.items() if s == tuple(scopes)]]
             case "discord.create_message", [request]:
                 content = request["data"].get("content")

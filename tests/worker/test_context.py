@@ -52,7 +52,7 @@ class TestKv:
         assert record["created_at"].year == 2026
         assert isinstance(record, ReadOnly)
         assert await results(kv, call("kv.getrecord", "none", ["a"])) == [
-            ReadOnly.fromkeys(("value", "created_at", "last_updated_at"))
+            ReadOnly.fromkeys(("value", "created_at", "last_updated_at", "version", "expires_at", "resume"))
             | {"id": "", "key": "", "scopes": [], "exists": False}
         ]
 

@@ -10,8 +10,16 @@ from .fakes import MemoryDb, MemoryDiscord
 from .workerlike_contract import spec
 
 #: Counted elsewhere than under their own name (spec luau-api 4.1).
-BUCKETS = {"kv.getrecord": Bucket("kv", "get"), "kv.list_scopes": None}
-WITHOUT_CAPABILITY = {"http.send"}
+BUCKETS = {
+    **{f"kv.{name}": Bucket("kv", "get") for name in ("getrecord", "exists", "getbyid", "getrecordbyid")},
+    **{f"kv.{name}": Bucket("kv", "set") for name in ("set_expiry", "setbyid", "setexpirybyid")},
+    "kv.deletebyid": Bucket("kv", "delete"),
+    "kv.keys": Bucket("kv", "find"),
+    "kv.list_scopes": None,
+}
+#: What goes by id needs what the record that it finds does.
+BY_ID = {f"kv.{name}" for name in ("getbyid", "getrecordbyid", "setbyid", "setexpirybyid", "deletebyid")}
+WITHOUT_CAPABILITY = {"http.send"} | BY_ID
 
 
 def worker(**told: object) -> Worker:
