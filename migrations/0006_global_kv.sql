@@ -8,6 +8,15 @@ ALTER TABLE global_kv
     ADD COLUMN approved_at timestamptz;
 UPDATE global_kv SET approved_at = last_updated_at WHERE review_state = 'approved';
 
+CREATE FUNCTION global_kv_note_approval() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    NEW.approved_at := now();
+    RETURN NEW;
+END $$;
+CREATE TRIGGER global_kv_approval BEFORE INSERT OR UPDATE ON global_kv FOR EACH ROW
+    WHEN (NEW.review_state = 'approved' AND NEW.approved_at IS NULL)
+    EXECUTE FUNCTION global_kv_note_approval();
+
 -- Listings read what is approved only, however many versions wait for review.
 CREATE INDEX global_kv_approved ON global_kv (scope, key, version) WHERE review_state = 'approved';
 CREATE INDEX global_kv_by_state ON global_kv (review_state, scope, key, version);
@@ -49,3 +58,7 @@ CREATE TABLE global_kv_purchases (
     FOREIGN KEY (scope, key, version) REFERENCES global_kv (scope, key, version) ON DELETE RESTRICT
 );
 CREATE INDEX global_kv_purchases_by_owner ON global_kv_purchases (owner_id, owner_type);
+
+-- Discord's tokens of users, encrypted; access_token holds those that were taken over in clear until they are encrypted too.
+ALTER TABLE users ADD COLUMN access_token_sealed bytea CHECK (octet_length(access_token_sealed) > 0);
+CREATE INDEX users_with_clear_token ON users (user_id) WHERE access_token IS NOT NULL;

@@ -147,6 +147,7 @@ SESSIONS_KEPT_MAX = 10_000
 SESSION_LIFE_S = 10.0  # of what is kept of a session
 USER_GUILDS_LIFE_S = 300.0  # of what Discord told of a user's guilds
 USER_GUILDS_BYTES_MAX = MIB
+USER_TOKEN_BYTES_MAX = 4_096
 MOCK_WAIT_MAX_S = 60.0
 MOCK_TEXT_MAX = 2_000
 

@@ -31,6 +31,7 @@ from pytw.main.objects import open_blobs
 from pytw.main.options import ServeOptions
 from pytw.main.reaper import reap_strangers
 from pytw.main.rights import DATABASE_GID
+from pytw.main.secrets import open_secrets
 from pytw.main.signals import Signals
 from pytw.main.topology import Topology
 from pytw.main.upstream import open_discord, open_mock
@@ -128,8 +129,11 @@ class _Master:
         own = self._postgres is not None
         database = await open_database(url, options.max_db_connections, own=own, limits=config.limits)
         objects = ObjectStore(database, blobs, config.limits)
-        stores = Stores(database, config.limits, objects)
+        stores = Stores(database, config.limits, objects, open_secrets(config, self._data_dir))
         stack.push_async_callback(stores.close)
+        await stores.secrets.warn_of_other_keys()
+        if taken_over := await stores.user_tokens.seal_all():
+            log.info("%d access tokens of users stood in clear, and are encrypted now", taken_over)
         if self._postgres is not None:
             self._background(stack, self._postgres.supervise())
         upstream = await (open_mock() if dev else open_discord(config))
@@ -176,6 +180,7 @@ class _Master:
                 root_users=frozenset(str(user) for user in config.discord_auth.root_users),
                 mock=upstream.mock.say if upstream.mock is not None else None,
                 objects=objects,
+                secrets=stores.secrets,
                 global_kv=stores.global_kv,
                 global_staff=stores.global_staff,
                 frontend_url=config.sites.frontend,

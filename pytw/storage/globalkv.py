@@ -77,10 +77,8 @@ WITH used AS (
 ), retired AS (SELECT FROM global_kv_retired WHERE {PLACE}),
 written AS (
     INSERT INTO global_kv (scope, key, version, owner_type, owner_id, short, long, public_metadata, data, public_data,
-        price, review_state, approved_at)
-    SELECT $1, $2, $3, $4, $5, $6, $7, $8::text::jsonb, $9::text::jsonb, $10, $11, $12,
-        CASE WHEN $12 = 'approved' THEN now() END
-    FROM used
+        price, review_state)
+    SELECT $1, $2, $3, $4, $5, $6, $7, $8::text::jsonb, $9::text::jsonb, $10, $11, $12 FROM used
     WHERE versions < {GLOBAL_KV_OWNED_MAX} AND bytes < {GLOBAL_KV_OWNED_BYTES_MAX} AND NOT EXISTS (SELECT FROM retired)
     ON CONFLICT (scope, key, version) DO NOTHING RETURNING 1
 )

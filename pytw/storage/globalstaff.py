@@ -29,10 +29,7 @@ WITH page AS (
 )
 SELECT * FROM weighed WHERE bytes <= {GLOBAL_KV_FIND_BYTES_MAX} ORDER BY scope, key, version LIMIT $5"""
 GET = f"SELECT {COLUMNS}, long, data::text AS data FROM global_kv WHERE {PLACE}"
-REVIEW = f"""
-UPDATE global_kv SET review_state = $4, last_updated_at = now(),
-    approved_at = CASE WHEN $4 = 'approved' THEN coalesce(approved_at, now()) ELSE approved_at END
-WHERE {PLACE}"""
+REVIEW = f"UPDATE global_kv SET review_state = $4, last_updated_at = now() WHERE {PLACE}"
 PRICE = f"""
 WITH found AS (SELECT owner_type FROM global_kv WHERE {PLACE}),
 priced AS (

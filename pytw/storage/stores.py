@@ -23,6 +23,7 @@ from pytw.storage.templates import TemplateStore
 from pytw.storage.templateversions import VersionStore
 from pytw.storage.tenants import TenantStore
 from pytw.storage.users import UserStore
+from pytw.storage.usertokens import UserTokens
 from pytw.types import GlobalEntry, GlobalPage, GlobalRecord, Id, ObjectInfo
 from pytw.workerdb import WorkerDb
 
@@ -60,6 +61,7 @@ class Stores:
         self.global_staff = GlobalKvStaff(db)
         self.global_kv = GlobalKvStore(db)
         self.users = UserStore(db)
+        self.user_tokens = UserTokens(db, box)
         self.secrets = SecretStore(db, box)
 
         self.gates = self.tenants.gates

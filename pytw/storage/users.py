@@ -49,9 +49,8 @@ CREATE = """
 INSERT INTO web_api_tokens (user_id, type, name, token_hash, expiry) VALUES ($1, $2, $3, $4, $5)
 RETURNING id, user_id, type, name, expiry, created_at"""
 KEEP = """
-INSERT INTO users AS old (user_id, access_token) VALUES ($1, $2)
-ON CONFLICT (user_id) DO UPDATE SET access_token = coalesce(excluded.access_token, old.access_token), last_updated_at = now()
-RETURNING state"""
+INSERT INTO users (user_id) VALUES ($1)
+ON CONFLICT (user_id) DO UPDATE SET last_updated_at = now() RETURNING state"""
 GUILDS = """
 SELECT CASE WHEN guilds_cached_at > now() - make_interval(secs => $2) THEN guilds_cache::text END AS guilds
 FROM users WHERE user_id = $1"""
@@ -81,9 +80,9 @@ class UserStore:
         #: Keeps nothing: several that ask for a user's guilds at once wait for one answer.
         self._guilds: Cache[str, Any] = Cache(1, 0, clock=clock)
 
-    async def keep(self, user_id: str, access_token: str | None = None) -> str:
-        """Make the user known, and keep its OAuth token if one is given; returns its state."""
-        return str(await self._db.fetchval(KEEP, user_id, access_token))
+    async def keep(self, user_id: str) -> str:
+        """Make the user known; returns its state."""
+        return str(await self._db.fetchval(KEEP, user_id))
 
     async def set_state(self, user_id: str, state: str) -> None:
         """Raises: NotFound."""
