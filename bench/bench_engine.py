@@ -15,6 +15,8 @@ from pytest_benchmark.fixture import BenchmarkFixture
 READS_THREE = handler("local d = ctx:event().data local a, b = d.author.id, d.channel_id return d.content")
 READS_NOTHING = handler("return 'seen'")
 EVENTS = 3_000
+#: Rounds of a loop that lasts longer than those events.
+FILLER = 200_000_000
 #: Templates beside the first one.
 MORE = 40
 
@@ -29,20 +31,28 @@ MORE = 40
 def test_event_in_the_vm_thread(
     benchmark: BenchmarkFixture, report: Report, name: str, source: str, answer: str, budget: float
 ) -> None:
-    """engine.event: CPU of the VM thread for a whole event, queue hop included, 64 in flight."""
+    """engine.event: CPU of the VM thread for a whole event, queue hop included, 64 in flight.
+
+    Another tenant's loop runs beside them, and what it has used is taken off: a thread without work waits awake for its next
+    event (decision 0011), which is no part of what an event costs.
+    """
     driver = Driver()
     driver.engine.set_program(1, program(source))
+    driver.engine.set_program(2, program(handler(f"for _ = 1, {FILLER} do end return 'full'")))
     assert msgpack.unpackb(driver.run(1, message_create(7)))[2][0][3] == answer
     payloads = [message_create(i) for i in range(64)]
 
     def burst() -> float:
-        before = vm_thread_cpu()
+        before, filler = vm_thread_cpu(), driver.submit(2, payloads[0])
         for _ in range(EVENTS // 64):
             for payload in payloads:
                 driver.submit(1, payload)
             driver.collect(64)
+            assert filler not in driver.results
             driver.results.clear()
-        return (vm_thread_cpu() - before) / (EVENTS // 64 * 64)
+        driver.collect(1)
+        (used_us, *_) = msgpack.unpackb(driver.results.pop(filler))[3]
+        return (vm_thread_cpu() - before - used_us / 1e6) / (EVENTS // 64 * 64)
 
     burst()
     costs = [burst() for _ in range(5)]

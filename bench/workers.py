@@ -23,6 +23,7 @@ from pytw.worker.process import WorkerProcessHandle
 from pytw.worker.spec import WorkerSpec
 from pytw.worker.thread import WorkerThread
 from pytw.worker.worker import Worker
+from pytw.workerdb import WorkerDb
 from tests.worker.fakes import MemoryDb, MemoryDiscord
 
 LIMITS = Limits(cpu_bucket_ms=600_000, cpu_refill_percent=100, queue_events_max=10_000)
@@ -43,7 +44,7 @@ class Bench:
     pid: int
 
 
-def _database(source: str) -> MemoryDb:
+def memory_database(source: str) -> MemoryDb:
     db = MemoryDb()
     db.put(TENANT, TemplateSource("bench", {"init.luau": source.encode()}, frozenset({"MESSAGE"})))
     return db
@@ -52,7 +53,7 @@ def _database(source: str) -> MemoryDb:
 @asynccontextmanager
 async def in_process(source: str) -> AsyncIterator[Bench]:
     """A `WorkerThread` whose one template is *source*."""
-    worker = WorkerThread(Worker(SPEC, _database(source), MemoryDiscord()))
+    worker = WorkerThread(Worker(SPEC, memory_database(source), MemoryDiscord()))
     await worker.start()
     try:
         yield Bench(worker, os.getpid())
@@ -61,8 +62,8 @@ async def in_process(source: str) -> AsyncIterator[Bench]:
 
 
 @asynccontextmanager
-async def in_a_process(source: str) -> AsyncIterator[Bench]:
-    """A `WorkerProcessHandle` over a process that runs what `tw serve` forks."""
+async def in_a_process(source: str, db: WorkerDb | None = None) -> AsyncIterator[Bench]:
+    """A `WorkerProcessHandle` over a process that runs what `tw serve` forks; with *db*, that has the templates."""
     ready = asyncio.Event()
     handle = WorkerProcessHandle(0, LIMITS)
 
@@ -70,7 +71,7 @@ async def in_a_process(source: str) -> AsyncIterator[Bench]:
         handle.attach(link)  # type: ignore[arg-type]
         ready.set()
 
-    services = Services(1, shards=1, db=_database(source), cursors=None, slots=None, forwarder=None)
+    services = Services(1, shards=1, db=db or memory_database(source), cursors=None, slots=None, forwarder=None)
     server = MesophyllServer({**services.handlers(), Kind.READY: is_ready}, on_lost=lambda link, _: handle.detach(link))
     folder = tempfile.TemporaryDirectory()
     # A UNIX socket, as the master has by default (main/claims.py).
