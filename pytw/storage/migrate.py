@@ -36,6 +36,8 @@ LOG = logging.getLogger("pytw.storage.migrate")
 LOCK_POLL_S = 0.1
 LOCK_S_MAX = 3_600.0  # a take-over of a large database is among what is waited for
 TAKEOVER = "takeover"
+CLIENT_CHECK_S = 1
+CLIENT_CHECK_SINCE = 14  # PostgreSQL's major version
 NO_TRANSACTION = "-- tw: no-transaction"
 TABLE = """
 CREATE TABLE IF NOT EXISTS _migrations_applied (
@@ -177,6 +179,9 @@ async def _session(dsn: str) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]
     """A connection of one's own, and what its failures mean."""
     connection = await connect(dsn)
     try:
+        if connection.get_server_version().major >= CLIENT_CHECK_SINCE:
+            # The lock of who was killed in a long statement is free soon, not at the statement's end.
+            await connection.execute(f"SET client_connection_check_interval = '{CLIENT_CHECK_S}s'")
         yield connection
     except (asyncpg.PostgresConnectionError, asyncpg.InterfaceError, OSError) as error:
         raise DatabaseUnreachable(f"the database went away during migration: {translate(error).detail}") from error

@@ -95,7 +95,7 @@ def account(environ: Mapping[str, str], cluster: Path | None = None) -> Account:
     )
 
 
-def _places(environ: Mapping[str, str]) -> Iterator[Path]:
+def places(environ: Mapping[str, str]) -> Iterator[Path]:
     """Directories that may hold the programs, best first. The wheels are only looked at, never imported."""
     if chosen := environ.get("TW_PG_BIN"):
         yield Path(chosen)
@@ -154,7 +154,7 @@ def find(environ: Mapping[str, str], user: Account, data_dir: Path) -> PgFiles:
         StorageRefused: no space or no right to make the copy.
     """
     tried: list[str] = []
-    for binaries in _places(environ):
+    for binaries in places(environ):
         if not (binaries / "postgres").exists() or not (binaries / "initdb").exists():
             tried.append(f"{binaries}: no postgres and initdb there")
             continue

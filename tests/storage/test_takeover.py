@@ -75,7 +75,7 @@ def expected(rows: list[Row], done: int) -> dict[str, Any]:
 async def consistent(url: str) -> None:
     """What triggers keep beside the keys is right."""
     counted = "SELECT owner_type, owner_id, count(*), sum(bytes) FROM tenant_kv GROUP BY 1, 2 ORDER BY 1, 2"
-    kept = "SELECT owner_type, owner_id, keys, bytes FROM tenant_kv_usage ORDER BY 1, 2"
+    kept = "SELECT owner_type, owner_id, keys, bytes FROM tenant_kv_usage WHERE keys <> 0 OR bytes <> 0 ORDER BY 1, 2"
     assert [(a, b, n, int(size)) for a, b, n, size in await fetch(url, counted)] == await fetch(url, kept)
     by_scope = "SELECT owner_id, kv_scope(scope), key, id FROM tenant_kv, unnest(scopes) scope ORDER BY 1, 2, 3, 4"
     assert await fetch(url, by_scope) == await fetch(
@@ -295,6 +295,7 @@ async def test_templates_become_deployed_versions(empty_database_url: str) -> No
         ('1', 'one', '{"/init.luau": "return 1", "lib/a.luau": "return 2"}', '{MESSAGE,KeyExpiry[x]}', 'luau', '{kv:*}', false, '77'),
         ('1', 'two', '{"/init.luau": "return 1"}', '{}', 'luau', '{}', true, NULL),
         ('1', '$shop/thing#latest', '{}', '{MESSAGE}', 'luau', '{*}', false, NULL),
+        ('1', '$shop/thing', '{}', '{MESSAGE}', 'luau', '{*}', false, NULL),
         ('1', 'js', '{"/init.js": "x"}', '{}', 'js', '{}', false, NULL),
         ('1', 'bad name!', '{"/init.luau": "x"}', '{}', 'luau', '{}', false, NULL),
         ('1', 'up', '{"../x.luau": "x"}', '{}', 'luau', '{}', false, NULL),
@@ -325,6 +326,7 @@ async def test_templates_become_deployed_versions(empty_database_url: str) -> No
     assert {reason: [row["name"] for row in rows] for reason, rows in reasons.items()} == {
         "the language is not luau": ["js"],
         "not a template name": ["bad name!"],
+        "not a template of the shop": ["$shop/thing"],
         "its files have no place here": ["none", "up"],
         "the content is not a table of paths and sources": ["list"],
         "its events have no place here": ["events"],

@@ -17,9 +17,12 @@ import json
 import logging
 from typing import TYPE_CHECKING
 
-from pytw.storage.takeover import accounts, kv, shared, templates
+from pytw.storage.takeover.accounts import take as take_accounts
 from pytw.storage.takeover.found import KNOWN, SCHEMA, Kind, columns, look, stage
+from pytw.storage.takeover.kv import take as take_kv
 from pytw.storage.takeover.left import Left, report
+from pytw.storage.takeover.shared import take as take_shared
+from pytw.storage.takeover.templates import take as take_templates
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -72,7 +75,7 @@ async def copy(connection: asyncpg.Connection[asyncpg.Record], limits: Limits) -
         await connection.execute("SET LOCAL synchronous_commit = on")
         there = await columns(connection, SCHEMA)
         counts: dict[str, int] = {}
-        for part in (accounts.take, shared.take, kv.take, templates.take):
+        for part in (take_accounts, take_shared, take_kv, take_templates):
             counts |= await part(connection, there, limits)
         for table in sorted(there.keys() - counts.keys() - {"_migrations_applied"}):
             rows = await connection.fetchval(f'SELECT count(*) FROM {SCHEMA}."{table}"')

@@ -32,31 +32,30 @@ SEEMS_CONVERTED = "the value looks converted already, and was not converted agai
 #: The rows of the reference's table under our names. ``scopes`` as we keep them; ``reason`` why a row has no place.
 _VIEW = f"""
 CREATE TEMP VIEW takeover_kv AS
-SELECT id, owner_type, owner_id, key, scopes, value, expires_at, resume, created_at, last_updated_at, reason, dirty FROM (
+SELECT id, owner_type, owner_id, key, scopes, value, expires_at, resume, created_at, last_updated_at, reason FROM (
     SELECT id, {{owner_type}} AS owner_type, {{owner_id}} AS owner_id, key, value, {{expires_at}} AS expires_at,
         {{resume}} AS resume, created_at, last_updated_at,
         CASE WHEN cardinality(scopes) = 1 AND array_lower(scopes, 1) = 1 THEN scopes ELSE {as_set("scopes")} END AS scopes,
-        cardinality(scopes) > 1 AND scopes <> {as_set("scopes")} AS dirty,
         CASE
             WHEN {{owner_type}} NOT IN ('guild', 'user') THEN 'the owner is neither a guild nor a user'
             WHEN NOT {is_snowflake("{owner_id}")} THEN 'the owner is not a number'
             WHEN key = '' THEN 'the key is empty'
             WHEN octet_length(key) > {KV_KEY_BYTES_MAX} THEN 'the key is longer than {KV_KEY_BYTES_MAX} bytes'
             WHEN cardinality(scopes) = 0 THEN 'it has no scope, and scripts cannot reach it'
-            WHEN array_position(scopes, NULL) IS NOT NULL THEN 'a scope is null'
+            WHEN array_ndims(scopes) = 1 AND array_position(scopes, NULL) IS NOT NULL THEN 'a scope is null'
         END AS reason
     FROM {SCHEMA}.{{table}}
 ) AS source"""
 
-# Scopes that are the same set can only meet where one of them was not written as a sorted set.
-_OUT = """
+# Scopes that are the same set were only kept apart by their order, or by one that is there twice.
+_OUT = f"""
 CREATE TEMP TABLE takeover_out ON COMMIT DROP AS
 SELECT id, 'the same key and scopes were written later' AS reason, NULL::text AS detail FROM (
     SELECT id, row_number() OVER (
         PARTITION BY owner_type, owner_id, key, scopes ORDER BY last_updated_at DESC, created_at DESC, id) AS place
     FROM takeover_kv
-    WHERE reason IS NULL
-        AND (owner_type, owner_id, key) IN (SELECT owner_type, owner_id, key FROM takeover_kv WHERE dirty AND reason IS NULL)
+    WHERE reason IS NULL AND (owner_id, key) IN (
+        SELECT {{owner_id}}, key FROM {SCHEMA}.{{table}} GROUP BY 1, 2 HAVING count(*) > 1 AND max(cardinality(scopes)) > 1)
 ) AS ranked WHERE place > 1"""
 
 _WANTED = (
@@ -73,11 +72,13 @@ _PLAIN = r"""(CASE
         THEN value = jsonb_build_object('Integer', value -> 'Integer')
     ELSE false END)"""
 _COMPOUND = f"SELECT id, value::text AS value {_WANTED} AND NOT {_PLAIN}"
-_ALL = f"SELECT id, value::text AS value {_WANTED}"
+# In the order of our indexes, so that rows that follow each other change the same pages of them.
+_ORDER = "ORDER BY owner_id, owner_type, key, id"
+_ALL = f"SELECT id, value::text AS value {_WANTED} {_ORDER}"
 _NULL = "'\"Null\"'::jsonb"
 _COPY = f"""
 INSERT INTO tenant_kv ({_COLUMNS})
-SELECT {_COLUMNS.replace("value", f"coalesce(value, {_NULL})")} {_WANTED}"""
+SELECT {_COLUMNS.replace("value", f"coalesce(value, {_NULL})")} {_WANTED} {_ORDER}"""
 _COPY_BATCH = f"""
 INSERT INTO tenant_kv ({_COLUMNS})
 SELECT {_COLUMNS.replace("value", "new.value::jsonb").replace("id,", "source.id,", 1)}
@@ -114,8 +115,9 @@ async def take(connection: asyncpg.Connection[asyncpg.Record], there: Columns, _
         "expires_at": "expires_at" if "expires_at" in has else "NULL::timestamptz",
         "resume": "resume" if "resume" in has else "false",
     }
+    await connection.execute(f"ANALYZE {SCHEMA}.{table}")
     await connection.execute(_VIEW.format(table=table, **optional))
-    await connection.execute(_OUT)
+    await connection.execute(_OUT.format(table=table, **optional))
     await connection.execute("CREATE INDEX ON takeover_out (id)")
     left = Left(table)
     form = await _form(connection, there, table)

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from pytw.limits import Limits
 
 FETCH_ROWS = 64
-SHOP = "$shop/"
 TABLE = "guild_templates"
 
 # Times as text: a timestamp of PostgreSQL may be one that Python has no type for.
@@ -44,6 +43,12 @@ VALUES ('guild', $1, $2, $3, $4, $5, $6, $7, $8, $9::text::timestamptz, $10::tex
 _DEPLOYMENT = """
 INSERT INTO template_deployments (owner_type, owner_id, template, version_id, shop_ref, deployed_at)
 VALUES ('guild', $1, $2, $3, $4, $5::text::timestamptz)"""
+
+#: What runs is what a roll-back of the next deployment leads to.
+_DEPLOYED = """
+INSERT INTO template_deployments (owner_type, owner_id, template, version_id, shop_ref, deployed_at)
+SELECT owner_type, owner_id, name, deployed_version, shop_ref, last_updated_at FROM templates
+WHERE deployed_version IS NOT NULL OR shop_ref IS NOT NULL"""
 
 
 class _Tenant(NamedTuple):
@@ -82,6 +87,7 @@ async def take(connection: asyncpg.Connection[asyncpg.Record], there: Columns, l
                 identity = {"guild_id": row["guild_id"], "name": row["name"]}
                 refused.append((identity, error.reason, error.detail))
         await left.add(connection, refused)
+    await connection.execute(_DEPLOYED)
     return {TABLE: taken}
 
 
@@ -125,8 +131,11 @@ def _checked(row: asyncpg.Record, limits: Limits) -> tuple[str, dict[str, str]]:
         name = checked_name(row["name"])
     except PytwError as error:
         raise _Refused("not a template name", str(error)) from error
-    if name.startswith(SHOP):
-        return name, {}
+    if name.startswith(PREFIX):
+        try:
+            return str(shop_ref(name)), {}
+        except PytwError as error:
+            raise _Refused("not a template of the shop", str(error)) from error
     content = orjson.loads(row["content"])
     if not isinstance(content, dict) or not all(isinstance(source, str) for source in content.values()):
         raise _Refused("the content is not a table of paths and sources")
