@@ -84,72 +84,57 @@ CREATE TRIGGER tenant_kv_moved AFTER UPDATE ON tenant_kv
 
 -- Writes one key, if it is the version that is expected (0: none) or none is, and says what version there is then.
 -- With by_id the key must have this id already, or nothing is written and null said; else the id is for a new key.
--- The limits hold exactly: the trigger that counts holds the tenant's usage until the end, and what is over it then was
--- put there by this statement, which is undone by its error. Looking before costs no lock and saves writes in vain.
+-- Without room nothing is written: over says which limit ("bytes" or "keys"), and would_be what the tenant would hold.
+-- The limits hold exactly: whoever makes or deletes keys of a tenant locks its usage first, until the transaction ends. So
+-- several writes of one transaction wait for nobody who waits for them.
 CREATE FUNCTION kv_set(
     in_owner_id text, in_owner_type text, in_key text, in_scopes text[], in_id text, by_id boolean, in_value jsonb,
     in_expires_at timestamptz, in_resume boolean, in_version bigint, bytes_max bigint, keys_max bigint,
-    OUT written boolean, OUT version bigint
+    OUT written boolean, OUT version bigint, OUT over text, OUT would_be bigint
 ) LANGUAGE plpgsql AS $$
 DECLARE
-    -- Who is nearer to the limit than this is told before anything is written.
-    near CONSTANT bigint := 1048576;
     was record;
     used record;
-    size bigint;
+    more bigint;
 BEGIN
-    LOOP
-        SELECT kv.id, kv.version, kv.bytes INTO was FROM tenant_kv AS kv
-        WHERE kv.owner_id = in_owner_id AND kv.owner_type = in_owner_type AND kv.identity = kv_identity(in_key, in_scopes)
-        FOR NO KEY UPDATE;
-        IF by_id AND was.id IS DISTINCT FROM in_id THEN
-            RETURN;
-        END IF;
-        IF in_version IS NOT NULL AND in_version <> coalesce(was.version, 0) THEN
-            written := false;
-            version := coalesce(was.version, 0);
-            RETURN;
-        END IF;
+    SELECT u.keys, u.bytes INTO used FROM tenant_kv_usage AS u
+    WHERE u.owner_id = in_owner_id AND u.owner_type = in_owner_type FOR UPDATE;
+    IF NOT FOUND THEN
+        INSERT INTO tenant_kv_usage (owner_type, owner_id, keys, bytes) VALUES (in_owner_type, in_owner_id, 0, 0)
+        ON CONFLICT DO NOTHING;
         SELECT u.keys, u.bytes INTO used FROM tenant_kv_usage AS u
-        WHERE u.owner_id = in_owner_id AND u.owner_type = in_owner_type;
-        IF used.bytes > bytes_max - near OR used.keys >= keys_max THEN
-            size := kv_bytes(in_key, in_scopes, in_value) - coalesce(was.bytes, 0);
-            PERFORM kv_require_room(used.keys + CASE WHEN was.id IS NULL THEN 1 ELSE 0 END, used.bytes + size,
-                was.id IS NULL, size > 0, bytes_max, keys_max);
-        END IF;
-        IF was.id IS NULL THEN
-            INSERT INTO tenant_kv AS kv (id, owner_id, owner_type, key, scopes, value, expires_at, resume)
-            VALUES (in_id, in_owner_id, in_owner_type, in_key, in_scopes, in_value, in_expires_at, in_resume)
-            ON CONFLICT (owner_id, owner_type, identity) DO NOTHING
-            RETURNING kv.version, kv.bytes INTO version, size;
-            -- Somebody else has written it since we looked.
-            CONTINUE WHEN NOT FOUND;
-        ELSE
-            UPDATE tenant_kv AS kv SET value = in_value, version = kv.version + 1, expires_at = in_expires_at,
-                resume = in_resume, expiry_attempts = 0, expiry_claimed_until = NULL, expiry_retry_at = NULL,
-                last_updated_at = now()
-            WHERE kv.id = was.id
-            RETURNING kv.version, kv.bytes - was.bytes INTO version, size;
-        END IF;
-        IF size > 0 THEN
-            SELECT u.keys, u.bytes INTO used FROM tenant_kv_usage AS u
-            WHERE u.owner_id = in_owner_id AND u.owner_type = in_owner_type;
-            IF used.bytes > bytes_max OR used.keys > keys_max THEN
-                PERFORM kv_require_room(used.keys, used.bytes, was.id IS NULL, true, bytes_max, keys_max);
-            END IF;
-        END IF;
-        written := true;
+        WHERE u.owner_id = in_owner_id AND u.owner_type = in_owner_type FOR UPDATE;
+    END IF;
+    SELECT kv.id, kv.version, kv.bytes INTO was FROM tenant_kv AS kv
+    WHERE kv.owner_id = in_owner_id AND kv.owner_type = in_owner_type AND kv.identity = kv_identity(in_key, in_scopes)
+    FOR NO KEY UPDATE;
+    IF by_id AND was.id IS DISTINCT FROM in_id THEN
         RETURN;
-    END LOOP;
-END $$;
-
-CREATE FUNCTION kv_require_room(
-    keys bigint, bytes bigint, more_keys boolean, more_bytes boolean, bytes_max bigint, keys_max bigint
-) RETURNS void LANGUAGE plpgsql AS $$
-BEGIN
-    IF more_bytes AND bytes > bytes_max THEN
-        RAISE EXCEPTION 'bytes' USING ERRCODE = 'TWKV1', DETAIL = bytes::text;
-    ELSIF more_keys AND keys > keys_max THEN
-        RAISE EXCEPTION 'keys' USING ERRCODE = 'TWKV1', DETAIL = keys::text;
+    END IF;
+    written := false;
+    version := coalesce(was.version, 0);
+    IF in_version <> version THEN
+        RETURN;
+    END IF;
+    more := kv_bytes(in_key, in_scopes, in_value) - coalesce(was.bytes, 0);
+    IF more > 0 AND used.bytes + more > bytes_max THEN
+        over := 'bytes';
+        would_be := used.bytes + more;
+        RETURN;
+    ELSIF was.id IS NULL AND used.keys >= keys_max THEN
+        over := 'keys';
+        would_be := used.keys + 1;
+        RETURN;
+    END IF;
+    written := true;
+    version := version + 1;
+    IF was.id IS NULL THEN
+        INSERT INTO tenant_kv (id, owner_id, owner_type, key, scopes, value, expires_at, resume)
+        VALUES (in_id, in_owner_id, in_owner_type, in_key, in_scopes, in_value, in_expires_at, in_resume);
+    ELSE
+        UPDATE tenant_kv AS kv SET value = in_value, version = was.version + 1, expires_at = in_expires_at,
+            resume = in_resume, expiry_attempts = 0, expiry_claimed_until = NULL, expiry_retry_at = NULL,
+            last_updated_at = now()
+        WHERE kv.id = was.id;
     END IF;
 END $$;

@@ -28,7 +28,7 @@ from pytw.limits import (
     GLOBAL_KV_SHORT_BYTES_MAX,
     GLOBAL_KV_VERSION_MAX,
 )
-from pytw.storage.kv import checked_text, like_pattern
+from pytw.storage.kvrules import NUL, checked_text, like_pattern
 from pytw.types import GlobalEntry, GlobalPage, GlobalRecord, Id
 
 if TYPE_CHECKING:
@@ -39,8 +39,6 @@ if TYPE_CHECKING:
     from pytw.storage.pool import Database
 
 KEY = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{1,62}[A-Za-z0-9_-]")
-#: A NUL in JSON text, after an even number of backslashes.
-NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 STAFF = "staff"
 REVIEW_STATES = frozenset({"pending", "approved", "denied"})
 

@@ -6,8 +6,8 @@ those asked for, and of several the exact one comes first. Source: reference `ge
 Searches go through ``tenant_kv_scopes``, which has each row under each of its scopes in the order of pages. Expiry and
 resume are `kvexpiry`.
 
-A tenant's room is bounded exactly (`limits.kv_bytes_max`, `limits.kv_keys_max`): ``kv_set`` of migration 0002 judges a
-write by what the tenant holds with it, while no other of the tenant's writes can end.
+A tenant's room is bounded exactly (`limits.kv_bytes_max`, `limits.kv_keys_max`): ``kv_set`` of migration 0002 locks what the
+tenant holds, and so does whatever deletes, before it touches any key: in that order they never wait for each other in a ring.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from pytw.errors import InternalError, LimitExceeded, NotFound, RequestError
+from pytw.errors import LimitExceeded, NotFound, RequestError
 from pytw.limits import KV_FIND_BYTES_MAX, KV_FIND_ROWS_MAX, KV_LIST_KEYS_MAX, KV_LIST_SCOPES_MAX, Limits
 from pytw.storage.kvrules import (
     COLUMNS,
     OWNED,
+    ROOM,
     beside,
     checked_cursor,
     checked_id,
@@ -37,13 +38,11 @@ from pytw.storage.kvrules import (
     to_row,
     value_bytes,
 )
+from pytw.storage.kvtogether import KvTogether, Place, Write, json_scopes
 from pytw.types import KvRecord, KvWritten
 
 if TYPE_CHECKING:
     from pytw.storage.pool import Database
-
-#: Raised by ``kv_set`` for a tenant without room, with what it would hold.
-NO_ROOM = "TWKV1"
 
 EXACT = f"{OWNED} AND identity = kv_identity($3, $4)"
 _UNDER = f"{OWNED} AND scope = kv_scope(($4::text[])[1]) AND key = $3"
@@ -64,16 +63,13 @@ SELECT EXISTS (SELECT FROM tenant_kv WHERE {EXACT}) OR EXISTS (
 PLACE_OF_ID = f"SELECT key, scopes FROM tenant_kv WHERE {OWNED} AND id = $3"
 GET_BY_ID = f"SELECT {COLUMNS} FROM tenant_kv WHERE {OWNED} AND id = $3"
 
-SET = "SELECT written, version FROM kv_set($1, $2, $3, $4, $5, $6, $7::text::jsonb, $8, $9, $10, $11, $12)"
-
-# In one order, so that two of them never wait for each other.
 DELETE = f"""
-WITH doomed AS (
-    SELECT id FROM tenant_kv
-    WHERE id = ANY (ARRAY(SELECT id FROM tenant_kv_scopes WHERE {_UNDER})) AND scopes @> $4 ORDER BY id FOR UPDATE
+WITH {ROOM}, doomed AS (
+    SELECT id FROM tenant_kv, room
+    WHERE id = ANY (ARRAY(SELECT id FROM tenant_kv_scopes WHERE {_UNDER})) AND scopes @> $4 ORDER BY id FOR UPDATE OF tenant_kv
 )
 DELETE FROM tenant_kv USING doomed WHERE tenant_kv.id = doomed.id"""
-DELETE_BY_ID = f"DELETE FROM tenant_kv WHERE {OWNED} AND id = $3"
+DELETE_BY_ID = f"WITH {ROOM} DELETE FROM tenant_kv USING room WHERE {OWNED} AND id = $3"
 
 _NEW_EXPIRY = """UPDATE tenant_kv SET expires_at = {at}, version = version + 1, expiry_attempts = 0,
     expiry_claimed_until = NULL, expiry_retry_at = NULL, last_updated_at = now()"""
@@ -113,13 +109,16 @@ class KvStore:
     def __init__(self, db: Database, limits: Limits | None = None) -> None:
         self._db = db
         self._limits = limits or Limits()
+        self._together = KvTogether(db, self._limits)
 
     async def get(self, tenant: int, key: str, scopes: Sequence[str]) -> KvRecord | None:
         """The row with exactly these scopes, else the one with the fewest more (then by their names).
 
         Raises: RequestError, LimitExceeded.
         """
-        return await self._record(GET, *owner_of(tenant), checked_key(key), checked_scopes(scopes))
+        owner, key, scopes = owner_of(tenant), checked_key(key), checked_scopes(scopes)
+        row = await self._together.read(Place(*owner, key, json_scopes(scopes)))
+        return await self._record(GET, *owner, key, scopes) if row is None else from_row(row)
 
     async def get_by_id(self, tenant: int, record_id: str) -> KvRecord | None:
         """Raises: RequestError, LimitExceeded."""
@@ -172,13 +171,11 @@ class KvStore:
         """None: *by_id* says that the row must have this id, and it has not."""
         record_id, key, scopes = place
         text = await beside(len(value), to_row, value)
-        bounds = (self._limits.kv_bytes_max, self._limits.kv_keys_max)
-        arguments = (key, scopes, record_id, by_id, text, checked_moment(expires_at), resume, if_version)
-        try:
-            row = await self._db.fetchrow(SET, *owner_of(tenant), *arguments, *bounds)
-        except InternalError as error:
-            raise _no_room(error, key, *bounds) from None
-        assert row is not None
+        moment = checked_moment(expires_at)
+        write = Write(*owner_of(tenant), key, json_scopes(scopes), record_id, by_id, text, moment, resume, if_version)
+        row = await self._together.write(write)
+        if row["over"] is not None:
+            raise _no_room(key, row["over"], row["would_be"], self._limits)
         return None if row["written"] is None else KvWritten(row["written"], row["version"])
 
     async def set_by_id(
@@ -286,16 +283,10 @@ class KvStore:
         return [row["scope"] for row in rows]
 
 
-def _no_room(error: InternalError, key: str, bytes_max: int, keys_max: int) -> InternalError | LimitExceeded:
-    """What ``kv_set`` says of a tenant without room, in words; any other error as it is."""
-    cause: Any = error.__cause__
-    if getattr(cause, "sqlstate", None) != NO_ROOM:
-        return error
-    too_long = cause.args[0] == "bytes"
-    limit, most = ("limits.kv_bytes_max", bytes_max) if too_long else ("limits.kv_keys_max", keys_max)
-    size = f"{int(cause.detail):,} {'bytes' if too_long else 'keys'}"
-    what = f"the key-value store is full: with key {key[:80]!r} it would hold {size}, and {limit} is {most:,}"
-    return LimitExceeded(what, hint="delete keys that are not needed any more")
+def _no_room(key: str, over: str, would_be: int, limits: Limits) -> LimitExceeded:
+    limit, most = ("kv_bytes_max", limits.kv_bytes_max) if over == "bytes" else ("kv_keys_max", limits.kv_keys_max)
+    what = f"the key-value store is full: with key {key[:80]!r} it would hold {would_be:,} {over}"
+    return LimitExceeded(f"{what}, and limits.{limit} is {most:,}", hint="delete keys that are not needed any more")
 
 
 __all__ = ["KvStore", "checked_key", "checked_scopes", "checked_text", "like_pattern", "new_id", "to_row"]

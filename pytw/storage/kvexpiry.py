@@ -23,7 +23,7 @@ from pytw.limits import (
     KV_RESUME_ROWS_MAX,
     KV_RETRY_ROWS_MAX,
 )
-from pytw.storage.kvrules import COLUMNS, OWNED, beside, owner_of, readable, tenant_of, value_bytes
+from pytw.storage.kvrules import COLUMNS, OWNED, ROOM, beside, owner_of, readable, tenant_of, value_bytes
 from pytw.types import KvPlace, KvRecord, KvReleased
 
 if TYPE_CHECKING:
@@ -47,9 +47,9 @@ FROM due WHERE tenant_kv.id = due.id
 RETURNING owner_type, owner_id, tenant_kv.{COLUMNS}"""
 
 FINISH = f"""
-WITH doomed AS (
-    SELECT id FROM tenant_kv JOIN unnest($3::text[], $4::bigint[]) AS handled (id, version) USING (id, version)
-    WHERE {OWNED} AND expires_at <= now() ORDER BY id FOR UPDATE
+WITH {ROOM}, doomed AS (
+    SELECT id FROM tenant_kv JOIN unnest($3::text[], $4::bigint[]) AS handled (id, version) USING (id, version), room
+    WHERE {OWNED} AND expires_at <= now() ORDER BY id FOR UPDATE OF tenant_kv
 )
 DELETE FROM tenant_kv USING doomed WHERE tenant_kv.id = doomed.id"""
 
@@ -60,7 +60,9 @@ WHERE {OWNED} AND id = $3 AND version = $4 AND expiry_claimed_until IS NOT NULL
 RETURNING expiry_attempts >= {KV_EXPIRY_ATTEMPTS_MAX}"""
 
 RELEASE = f"""
-WITH claimed AS (SELECT id FROM tenant_kv WHERE expiry_claimed_until IS NOT NULL AND {_MINE} ORDER BY id FOR UPDATE)
+WITH claimed AS (
+    SELECT id FROM tenant_kv WHERE expiry_claimed_until IS NOT NULL AND {_MINE} FOR UPDATE SKIP LOCKED
+)
 UPDATE tenant_kv SET expiry_claimed_until = NULL FROM claimed WHERE tenant_kv.id = claimed.id
 RETURNING expiry_attempts >= {KV_EXPIRY_ATTEMPTS_MAX} AS given_up"""
 
@@ -68,7 +70,7 @@ RETRY = f"""
 WITH given_up AS (
     SELECT id FROM tenant_kv
     WHERE {OWNED} AND expires_at IS NOT NULL AND expiry_attempts >= {KV_EXPIRY_ATTEMPTS_MAX} AND expiry_claimed_until IS NULL
-    ORDER BY id LIMIT $3 FOR UPDATE
+    ORDER BY id LIMIT $3 FOR UPDATE SKIP LOCKED
 )
 UPDATE tenant_kv SET expiry_attempts = 0, expiry_retry_at = NULL FROM given_up WHERE tenant_kv.id = given_up.id"""
 

@@ -28,6 +28,12 @@ R = TypeVar("R")
 #: The columns that `from_row` reads.
 COLUMNS = "id, key, scopes, value::text AS value, version, created_at, last_updated_at, expires_at, resume"
 OWNED = "owner_id = $1 AND owner_type = $2"
+#: Before a transaction makes, resizes or deletes keys of a tenant: in this order two of them never wait for each other.
+LOCK_ROOM = f"SELECT FROM tenant_kv_usage WHERE {OWNED} FOR UPDATE"
+#: One row, which comes once that lock is held: for a statement that deletes.
+ROOM = f"room AS (SELECT count(*) FROM ({LOCK_ROOM}) AS used)"
+#: A NUL in JSON text, after an even number of backslashes.
+NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 #: Behind every key: keys are compared by their bytes, and this is longer than any.
 LAST_KEY = "\U0010ffff" * (KV_KEY_BYTES_MAX // 4 + 1)
 
@@ -119,6 +125,8 @@ def to_row(value: bytes) -> str:
         raise RequestError(f"Value cannot be stored: {error}") from None
     if len(text) > KV_VALUE_BYTES_MAX:
         raise LimitExceeded(f"Value length too long ({len(text):,} bytes of JSON, at most {KV_VALUE_BYTES_MAX:,})")
+    if NUL.search(text):
+        raise RequestError("Value contains a NUL character, which cannot be stored")
     return text.decode()
 
 

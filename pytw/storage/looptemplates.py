@@ -21,6 +21,7 @@ from pytw.errors import Conflict, LimitExceeded, NotFound, RequestError
 from pytw.eventnames import EVERY_EVENT
 from pytw.limits import KV_FIND_BYTES_MAX, KV_FIND_ROWS_MAX, KV_VALUE_BYTES_MAX, Limits
 from pytw.storage.kv import KvStore, to_row
+from pytw.storage.kvrules import LOCK_ROOM
 from pytw.storage.looprecords import EVENT_REFS, PAUSED_SCOPE, SCOPE, StoredTemplate, asked, stored
 from pytw.storage.templatechecks import checked_files, checked_name
 from pytw.storage.templates import Template
@@ -158,6 +159,7 @@ class LoopTemplateStore:
             try:
                 async with self._db.atomic() as inside:
                     await inside.execute("SELECT pg_advisory_xact_lock(hashtextextended($1 || $2, 0))", *_key(owner))
+                    await inside.execute(LOCK_ROOM, *_key(owner))
                     return await work(inside)
             except Conflict:
                 if attempt == TRIES_MAX - 1:

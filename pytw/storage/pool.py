@@ -41,8 +41,6 @@ _AWAY = (
     asyncpg.TransactionRollbackError,
     asyncpg.ReadOnlySQLTransactionError,
     asyncpg.InvalidAuthorizationSpecificationError,
-    # What a connection raises that got the server's last words while it was idle.
-    asyncpg.InternalClientError,
 )
 
 
@@ -62,6 +60,9 @@ def translate(error: BaseException) -> PytwError:
             return Conflict(f"exists already: {error.detail or text}")
         case asyncpg.InterfaceError() if not isinstance(error, ValueError):
             return StorageUnavailable(f"the database is not available: {text}")
+        case asyncpg.InternalClientError():
+            # What a connection raises that got the server's last words while it was idle.
+            return StorageUnavailable("the database is not available: the connection has ended")
         case _ if isinstance(error, _AWAY):
             return StorageUnavailable(f"the database is not available: {text}")
         case asyncpg.IntegrityConstraintViolationError() | asyncpg.DataError():
@@ -149,6 +150,9 @@ class Database:
         StorageUnavailable: PostgreSQL is away, or did not answer in time; what was asked may have happened.
         RequestError: a value that the database refuses.
     """
+
+    #: One connection, for one call at a time.
+    in_transaction = False
 
     def __init__(self, pool: asyncpg.Pool[asyncpg.Record], breaker: Breaker | None = None) -> None:
         self.pool = pool
@@ -238,6 +242,8 @@ class Database:
 
 class _Inside(Database):
     """The same over one connection that is in a transaction, whose holder has its lease."""
+
+    in_transaction = True
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection

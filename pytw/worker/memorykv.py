@@ -11,7 +11,6 @@ from datetime import UTC, datetime
 from pytw.errors import NotFound, RequestError
 from pytw.limits import KV_EXPIRY_ATTEMPTS_MAX
 from pytw.routing import worker_of
-from pytw.storage.globalkv import NUL
 from pytw.storage.kvrules import checked_cursor, checked_id, checked_key, checked_moment, checked_scopes, new_id, to_row
 from pytw.types import KvPlace, KvRecord, KvReleased, KvWritten
 
@@ -93,8 +92,7 @@ class MemoryKv:
     def _write(
         self, place: _Place, value: bytes, expires_at: datetime | None, resume: bool, if_version: int | None
     ) -> KvWritten:
-        if NUL.search(to_row(value).encode()):
-            raise RequestError("Value contains a NUL character, which cannot be stored")
+        to_row(value)
         now, old = datetime.now(UTC), self.records.get(place)
         version = 0 if old is None else old.version
         if if_version is not None and if_version != version:

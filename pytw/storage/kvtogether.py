@@ -1,0 +1,117 @@
+"""Reads and writes of single keys, several in one statement: what many tenants ask at the same time costs one journey.
+
+Only rows of exactly the scopes that are asked for are read here, and only what is short: what one tenant asks must not be
+what another waits for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import orjson
+
+from pytw.limits import (
+    KV_READS_IN_FLIGHT_MAX,
+    KV_TOGETHER_BYTES_MAX,
+    KV_TOGETHER_MAX,
+    KV_WRITES_IN_FLIGHT_MAX,
+    Limits,
+)
+from pytw.storage.gather import Gather
+from pytw.storage.kvrules import COLUMNS
+
+if TYPE_CHECKING:
+    import asyncpg
+
+    from pytw.storage.pool import Database
+
+# Scopes come as JSON: lists of lists must all have one length.
+_SCOPES = "ARRAY(SELECT jsonb_array_elements_text(asked.scopes::jsonb))"
+
+READ = f"""
+SELECT asked.number, found.* FROM unnest($1::int[], $2::text[], $3::text[], $4::text[], $5::text[])
+    AS asked (number, owner_id, owner_type, key, scopes),
+LATERAL (
+    SELECT {COLUMNS} FROM tenant_kv WHERE tenant_kv.owner_id = asked.owner_id AND tenant_kv.owner_type = asked.owner_type
+        AND identity = kv_identity(asked.key, {_SCOPES}) AND bytes <= {KV_TOGETHER_BYTES_MAX}
+) AS found"""
+
+WRITE = f"""
+SELECT asked.number, done.* FROM unnest(
+    $1::int[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::boolean[], $8::text[], $9::timestamptz[],
+    $10::boolean[], $11::bigint[]
+) AS asked (number, owner_id, owner_type, key, scopes, id, by_id, value, expires_at, resume, version),
+LATERAL kv_set(asked.owner_id, asked.owner_type, asked.key, {_SCOPES}, asked.id, asked.by_id, asked.value::jsonb,
+    asked.expires_at, asked.resume, asked.version, $12, $13) AS done"""
+
+
+class Place(NamedTuple):
+    """One key of one tenant; ``scopes`` is a JSON list, sorted."""
+
+    owner_id: str
+    owner_type: str
+    key: str
+    scopes: str
+
+
+class Write(NamedTuple):
+    """The arguments of ``kv_set``; ``value`` is JSON."""
+
+    owner_id: str
+    owner_type: str
+    key: str
+    scopes: str
+    record_id: str
+    by_id: bool
+    value: str
+    expires_at: datetime | None
+    resume: bool
+    version: int | None
+
+
+def json_scopes(scopes: Sequence[str]) -> str:
+    """As `Place` and `Write` have them."""
+    return orjson.dumps(scopes).decode()
+
+
+class KvTogether:
+    """Methods raise what `Database` raises."""
+
+    def __init__(self, db: Database, limits: Limits) -> None:
+        self._db = db
+        self._bounds = (limits.kv_bytes_max, limits.kv_keys_max)
+        self._reads = Gather(self._read, together_max=KV_TOGETHER_MAX, in_flight_max=KV_READS_IN_FLIGHT_MAX)
+        self._writes = Gather(self._write, together_max=KV_TOGETHER_MAX, in_flight_max=KV_WRITES_IN_FLIGHT_MAX)
+
+    async def read(self, place: Place) -> asyncpg.Record | None:
+        """The row of exactly this place; None where there is none, or a long one."""
+        if self._db.in_transaction:
+            return (await self._read([place]))[0]
+        return await self._reads.ask(place)
+
+    async def write(self, write: Write) -> asyncpg.Record:
+        """What ``kv_set`` says."""
+        if self._db.in_transaction or len(write.value) > KV_TOGETHER_BYTES_MAX:
+            return (await self._write([write]))[0]
+        return await self._writes.ask(write)
+
+    async def _read(self, places: list[Place]) -> list[asyncpg.Record | None]:
+        rows = await self._db.fetch(READ, range(len(places)), *_columns(places))
+        found = {row["number"]: row for row in rows}
+        return [found.get(number) for number in range(len(places))]
+
+    async def _write(self, writes: list[Write]) -> list[asyncpg.Record]:
+        # Tenants in one order, so that two statements never wait for each other.
+        order = sorted(range(len(writes)), key=lambda number: writes[number][:2])
+        rows = await self._db.fetch(WRITE, order, *_columns([writes[number] for number in order]), *self._bounds)
+        done = {row["number"]: row for row in rows}
+        return [done[number] for number in range(len(writes))]
+
+
+def _columns(rows: Sequence[tuple[Any, ...]]) -> list[list[Any]]:
+    return [list(column) for column in zip(*rows, strict=True)]
+
+
+__all__ = ["KvTogether", "Place", "Write", "json_scopes"]

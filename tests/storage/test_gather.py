@@ -1,0 +1,122 @@
+"""`Gather`: what is asked at the same time is answered by one statement, and nobody hears of another's fault."""
+
+import asyncio
+
+import pytest
+
+from pytw.errors import RequestError, StorageUnavailable
+from pytw.storage.gather import Gather
+
+
+class Statements:
+    """What was run, and a gate that holds it."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.failure: Exception | None = None
+
+    async def run(self, items: list[int]) -> list[int]:
+        self.batches.append(items)
+        await self.gate.wait()
+        if self.failure is not None:
+            raise self.failure
+        if 13 in items:
+            raise RequestError("thirteen")
+        return [item * 2 for item in items]
+
+
+@pytest.fixture
+def statements() -> Statements:
+    return Statements()
+
+
+def gather(statements: Statements, **bounds: int) -> Gather[int, int]:
+    return Gather(statements.run, **({"together_max": 8, "in_flight_max": 1} | bounds))
+
+
+async def test_one_alone_is_asked_alone(statements: Statements) -> None:
+    assert await gather(statements).ask(4) == 8
+    assert statements.batches == [[4]]
+
+
+async def test_what_comes_in_one_tick_goes_together_and_each_gets_its_own(statements: Statements) -> None:
+    asks = gather(statements)
+    assert await asyncio.gather(*(asks.ask(n) for n in range(5))) == [0, 2, 4, 6, 8]
+    assert statements.batches == [[0, 1, 2, 3, 4]]
+
+
+async def test_what_comes_while_the_database_is_busy_goes_into_the_next(statements: Statements) -> None:
+    asks = gather(statements)
+    statements.gate.clear()
+    tasks = [asyncio.create_task(asks.ask(0))]
+    while not statements.batches:
+        await asyncio.sleep(0)
+    tasks += [asyncio.create_task(asks.ask(n)) for n in range(1, 12)]
+    await asyncio.sleep(0)
+    statements.gate.set()
+    assert await asyncio.gather(*tasks) == [n * 2 for n in range(12)]
+    assert statements.batches == [[0], [1, 2, 3, 4, 5, 6, 7, 8], [9, 10, 11]]
+
+
+async def test_only_who_is_at_fault_hears_of_it(statements: Statements) -> None:
+    asks = gather(statements)
+    found = await asyncio.gather(*(asks.ask(n) for n in (12, 13, 14)), return_exceptions=True)
+    assert (found[0], found[2]) == (24, 28)
+    assert isinstance(found[1], RequestError)
+    assert statements.batches == [[12, 13, 14], [12], [13], [14]]
+
+
+async def test_a_database_that_is_away_is_told_to_all_and_not_asked_again(statements: Statements) -> None:
+    asks = gather(statements)
+    statements.failure = StorageUnavailable("away")
+    found = await asyncio.gather(*(asks.ask(n) for n in range(3)), return_exceptions=True)
+    assert [str(error) for error in found] == ["away"] * 3
+    assert len({id(error) for error in found}) == 3
+    assert statements.batches == [[0, 1, 2]]
+    statements.failure = None
+    assert await asks.ask(5) == 10
+
+
+async def test_who_gave_up_is_left_out_and_delays_nobody(statements: Statements) -> None:
+    asks = gather(statements)
+    statements.gate.clear()
+    first, second, third = (asyncio.create_task(asks.ask(n)) for n in (1, 2, 3))
+    while not statements.batches:
+        await asyncio.sleep(0)
+    late = [asyncio.create_task(asks.ask(n)) for n in (4, 5)]
+    await asyncio.sleep(0)
+    second.cancel()
+    late[0].cancel()
+    await asyncio.sleep(0)
+    statements.gate.set()
+    assert [await first, await third, await late[1]] == [2, 6, 10]
+    assert statements.batches == [[1, 2, 3], [5]]
+
+
+async def test_several_statements_run_at_once_up_to_the_bound(statements: Statements) -> None:
+    asks = gather(statements, together_max=2, in_flight_max=3)
+    statements.gate.clear()
+    tasks = [asyncio.create_task(asks.ask(n)) for n in range(9)]
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert statements.batches == [[0, 1], [2, 3], [4, 5]]
+    statements.gate.set()
+    assert await asyncio.gather(*tasks) == [n * 2 for n in range(9)]
+
+
+async def test_what_must_be_alone_waits_for_its_like_and_keeps_its_order(statements: Statements) -> None:
+    asks: Gather[int, int] = Gather(statements.run, together_max=8, in_flight_max=2, alone=lambda n: n % 10)
+    statements.gate.clear()
+    tasks = [asyncio.create_task(asks.ask(n)) for n in (1, 11, 2, 21)]
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert statements.batches == [[1, 2]]
+    tasks.append(asyncio.create_task(asks.ask(3)))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert statements.batches == [[1, 2], [3]]
+    statements.gate.set()
+    assert await asyncio.gather(*tasks) == [2, 22, 4, 42, 6]
+    assert statements.batches == [[1, 2], [3], [11], [21]]
