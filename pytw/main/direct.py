@@ -8,6 +8,7 @@ this one address.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from urllib.parse import parse_qs, quote, unquote, urlencode, urlsplit, urlunsplit
 
 from pytw.errors import ConfigError, NotReady
@@ -112,6 +113,16 @@ def held(url: str) -> str:
     return urlunsplit(parts._replace(query=urlencode(query, doseq=True, safe="/", quote_via=quote)))
 
 
+def complete(url: str, environ: Mapping[str, str]) -> str:
+    """The address with the password that the master finds in its environment, of which workers see nothing."""
+    parts = urlsplit(url)
+    password = environ.get("PGPASSWORD")
+    if not password or parts.password is not None or "password" in parse_qs(parts.query):
+        return url
+    extra = urlencode({"password": password}, quote_via=quote)
+    return urlunsplit(parts._replace(query=f"{parts.query}&{extra}" if parts.query else extra))
+
+
 async def connections_warning(database: Database, wanted: int) -> str | None:
     """A line for the log where the server takes fewer connections than master and workers may open together."""
     most = await database.fetchval(
@@ -125,4 +136,4 @@ async def connections_warning(database: Database, wanted: int) -> str | None:
     )
 
 
-__all__ = ["DirectDb", "connections_warning", "files_of", "held", "ports_of"]
+__all__ = ["DirectDb", "complete", "connections_warning", "files_of", "held", "ports_of"]

@@ -23,7 +23,7 @@ from pytw.main.claims import DataDir, bind, mesophyll_address
 from pytw.main.console import PORT as CONSOLE_PORT
 from pytw.main.console import console
 from pytw.main.database import open_database, start_embedded
-from pytw.main.direct import connections_warning
+from pytw.main.direct import complete, connections_warning
 from pytw.main.forkserver import ForkServer
 from pytw.main.health import Health
 from pytw.main.loop import new_event_loop
@@ -201,7 +201,7 @@ class _Master:
             return {}
         if self._postgres is None or os.geteuid() != 0:
             # Of one account with its server, or as the address says.
-            return {"database": url}
+            return {"database": complete(url, os.environ)}
         self._postgres.admit(DATABASE_GID)
         return {"database": url, "database_group": DATABASE_GID}
 

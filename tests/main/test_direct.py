@@ -11,7 +11,7 @@ import pytest
 
 from pytw.errors import ConfigError, Forbidden, NotReady
 from pytw.limits import Limits
-from pytw.main.direct import DirectDb, connections_warning, files_of, held, ports_of
+from pytw.main.direct import DirectDb, complete, connections_warning, files_of, held, ports_of
 from pytw.main.options import ServeOptions
 from pytw.storage.pool import open_pool
 from pytw.worker.db import MASTER_OPERATIONS
@@ -54,6 +54,15 @@ def test_socket_directory_is_held_by_a_descriptor() -> None:
     assert held("postgresql://u:p@db.example/x") == "postgresql://u:p@db.example/x"
     with pytest.raises(ConfigError, match="is not there"):
         held(f"postgresql://u@/x?host={directory}")
+
+
+def test_password_of_the_masters_environment_goes_with_the_address() -> None:
+    known = {"PGPASSWORD": "a b&c"}
+    assert complete("postgresql://u@h/x", known) == "postgresql://u@h/x?password=a%20b%26c"
+    assert complete("postgresql://u@h/x?sslmode=require", known).endswith("?sslmode=require&password=a%20b%26c")
+    for url in ("postgresql://u:p@h/x", "postgresql://u@h/x?password=p"):
+        assert complete(url, known) == url
+    assert complete("postgresql://u@h/x", {}) == "postgresql://u@h/x"
 
 
 @pytest.fixture
