@@ -197,7 +197,7 @@ class ObjectStore:
     async def close(self) -> None:
         """Waits for the changes that are under way; each has its own bound."""
         if self._changes:
-            await asyncio.wait(self._changes, timeout=self._call_s)
+            await asyncio.wait(self._changes, timeout=OBJECT_CALL_S)
 
     # ---- what was left half done ---------------------------------------------------------------------------
 

@@ -21,6 +21,7 @@ from pytw.storage.pool import Database, open_pool
 from pytw.storage.postgres import EmbeddedPostgres
 from tests.conftest import fresh_database
 from tests.storage.objectplaces import Crash, Fragile, LocalPlace, S3Place, s3_service
+from tests.storage.objects_broken_contract import BrokenObjectsContract
 from tests.storage.objects_contract import SHORT, ObjectsContract, keys
 
 
@@ -51,13 +52,13 @@ async def bucket(s3_endpoint: str) -> S3Place:
     return made
 
 
-class TestLocal(ObjectsContract):
+class TestLocal(ObjectsContract, BrokenObjectsContract):
     @pytest.fixture
     def place(self, tmp_path: Path) -> LocalPlace:
         return LocalPlace(tmp_path)
 
 
-class TestS3(ObjectsContract):
+class TestS3(ObjectsContract, BrokenObjectsContract):
     @pytest.fixture
     def place(self, bucket: S3Place) -> S3Place:
         return bucket
