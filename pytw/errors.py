@@ -135,6 +135,7 @@ class SchemaOutdated(ConfigError):
     """The database answers, and lacks migrations."""
 
     code = "schema_outdated"
+    exit_code = 10
 
 
 class AddressInUse(ConfigError):

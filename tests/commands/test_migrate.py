@@ -36,7 +36,7 @@ def test_serve_refuses_an_empty_database_with_the_command_to_type(
     config.write_text("log: {level: info}\n")
     args = ("--dev", "--worker-type", "threadpool", "--listen", "127.0.0.1:0", "--data-dir", str(tmp_path))
     code, _, err = tw(capsys, "serve", "--config", str(config), *args)
-    assert code == 8
+    assert code == 10
     assert err.splitlines()[-1].endswith(
         f"the database is empty (run `tw migrate --config '{config}'`, then this again)"
     )

@@ -9,6 +9,7 @@ import orjson
 
 from pytw.errors import PytwError
 from pytw.limits import TENANT_SOURCE_BYTES_MAX
+from pytw.storage.shopversions import PREFIX, shop_ref
 from pytw.storage.takeover.found import SCHEMA, Columns
 from pytw.storage.takeover.left import Left
 from pytw.storage.takeover.sql import is_snowflake
