@@ -1,0 +1,138 @@
+"""What many tenants ask at the same time goes into few statements, and nobody gets another's answer or fault."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from datetime import UTC, datetime
+
+import pytest
+
+from pytw import values
+from pytw.errors import LimitExceeded, RequestError
+from pytw.limits import KV_TOGETHER_BYTES_MAX, Limits
+from pytw.storage.kv import KvStore
+from pytw.storage.kvexpiry import KvExpiryStore
+from pytw.storage.pool import Database
+from pytw.storage.stores import Stores
+from pytw.types import Id
+
+TENANTS = [Id.guild(number << 22).key for number in range(1, 9)] + [Id.user(1 << 22).key]
+PAST = datetime(2020, 1, 1, tzinfo=UTC)
+COUNTED = """
+SELECT owner_type, owner_id, coalesce(count(kv.id), 0), coalesce(sum(kv.bytes), 0), used.keys, used.bytes
+FROM tenant_kv_usage AS used LEFT JOIN tenant_kv AS kv USING (owner_type, owner_id)
+GROUP BY owner_type, owner_id, used.keys, used.bytes"""
+
+
+class Counted(Database):
+    """The database, with the number of statements."""
+
+    def __init__(self, db: Database) -> None:
+        super().__init__(db.pool, db.breaker)
+        self.statements = 0
+
+    async def fetch(self, statement: str, *arguments: object) -> list:  # type: ignore[type-arg]
+        self.statements += 1
+        return await super().fetch(statement, *arguments)
+
+
+async def test_each_gets_its_own_of_one_statement(stores: Stores) -> None:
+    db = Counted(stores.db)
+    kv = KvStore(db)
+    written = await asyncio.gather(*(kv.set(t, "k", ["b", "a"], values.pack(n)) for n, t in enumerate(TENANTS)))
+    assert [(w.written, w.version) for w in written] == [(True, 1)] * len(TENANTS)
+    assert db.statements == 1
+    found = await asyncio.gather(*(kv.get(t, "k", ["a", "b"]) for t in TENANTS), kv.get(TENANTS[0], "none", ["a"]))
+    assert [values.unpack(record.value) for record in found if record] == list(range(len(TENANTS)))
+    assert found[-1] is None
+    assert db.statements == 2
+
+
+async def test_a_tenant_without_room_is_no_fault_of_the_others(stores: Stores) -> None:
+    kv = KvStore(stores.db, Limits(kv_keys_max=2))
+    asked = [(t, f"k{n}") for t in TENANTS[:2] for n in range(4)] + [(t, "k") for t in TENANTS[2:]]
+    found = await asyncio.gather(*(kv.set(t, k, ["s"], values.pack(1)) for t, k in asked), return_exceptions=True)
+    refused = [tenant for (tenant, _), end in zip(asked, found, strict=True) if isinstance(end, LimitExceeded)]
+    assert sorted(refused) == sorted([*TENANTS[:1] * 2, *TENANTS[1:2] * 2])
+    assert all(not isinstance(end, Exception) for end in found[8:])
+    assert "would hold 3 keys" in str(next(end for end in found if isinstance(end, LimitExceeded)))
+
+
+async def test_of_two_who_expect_one_version_one_is_first(stores: Stores) -> None:
+    kv = KvStore(stores.db)
+    wanted = [kv.set(TENANTS[0], "k", ["s"], values.pack(n), if_version=0) for n in range(6)]
+    ends = await asyncio.gather(*wanted)
+    assert sorted((end.written, end.version) for end in ends) == [(False, 1)] * 5 + [(True, 1)]
+    found = await kv.get(TENANTS[0], "k", ["s"])
+    assert found is not None
+    assert values.unpack(found.value) == next(n for n, end in enumerate(ends) if end.written)
+
+
+async def test_what_cannot_be_stored_is_refused_before_it_meets_others(stores: Stores) -> None:
+    db = Counted(stores.db)
+    kv = KvStore(db)
+    good, bad = await asyncio.gather(
+        kv.set(TENANTS[0], "k", ["s"], values.pack(1)),
+        kv.set(TENANTS[1], "k", ["s"], values.pack("a\0b")),
+        return_exceptions=True,
+    )
+    assert not isinstance(good, BaseException)
+    assert isinstance(bad, RequestError)
+    assert "NUL" in str(bad)
+    assert db.statements == 1
+
+
+@pytest.mark.parametrize("size", [KV_TOGETHER_BYTES_MAX // 2, KV_TOGETHER_BYTES_MAX * 4])
+async def test_long_values_come_back_as_they_went(stores: Stores, size: int) -> None:
+    kv = KvStore(stores.db)
+    value = values.pack("x" * size)
+    assert (await kv.set(TENANTS[0], "k", ["s"], value)).written
+    found = await kv.get(TENANTS[0], "k", ["s"])
+    assert found is not None
+    assert found.value == value
+
+
+async def test_inside_a_transaction_nothing_leaves_it(stores: Stores) -> None:
+    with pytest.raises(RuntimeError, match="undone"):
+        async with stores.db.atomic() as inside:
+            kv = KvStore(inside)
+            await kv.set(TENANTS[0], "k", ["s"], values.pack(1))
+            assert await kv.get(TENANTS[0], "k", ["s"]) is not None
+            raise RuntimeError("undone")
+    assert await stores.kv.get(TENANTS[0], "k", ["s"]) is None
+
+
+async def test_writers_of_every_kind_never_wait_in_a_ring_and_the_counts_are_right(stores: Stores) -> None:
+    """A ring would end one of them by an error of the database, after a second."""
+    chance = random.Random(7)
+    kv, expiry = KvStore(stores.db), KvExpiryStore(stores.db)
+
+    async def one(number: int) -> None:
+        tenant, key = chance.choice(TENANTS[:3]), f"k{chance.randrange(4)}"
+        match number % 8:
+            case 0 | 1 | 2:
+                await kv.set(tenant, key, [chance.choice("ab")], values.pack("v" * chance.randrange(60)), PAST)
+            case 3:
+                await kv.set(tenant, key, ["a", "b"], values.pack(number))
+            case 4:
+                await kv.delete(tenant, key, ["a"])
+            case 5:
+                for record in await kv.find(tenant, "%%", ["a"], limit=2):
+                    await kv.delete_by_id(tenant, record.id)
+            case 6:
+                await kv.set_expiry(tenant, key, ["b"], PAST)
+            case 7:
+                due = await expiry.claim(0, 1, limit=6)
+                for owner in {owner for owner, _ in due}:
+                    await expiry.finish(owner, [(record.id, record.version) for found, record in due if found == owner])
+
+    turn = iter(range(600))
+
+    async def writer() -> None:
+        for number in turn:
+            await one(number)
+
+    await asyncio.gather(*(writer() for _ in range(16)))
+    for *_, keys, size, keys_counted, bytes_counted in await stores.db.fetch(COUNTED):
+        assert (keys, size) == (keys_counted, bytes_counted)
