@@ -42,6 +42,8 @@ WHERE counted.id = v.id;
 ALTER TABLE template_versions ALTER COLUMN number SET NOT NULL;
 DROP INDEX template_versions_by_template;
 CREATE UNIQUE INDEX template_versions_by_number ON template_versions (owner_id, owner_type, template, number);
+-- For what a tenant's versions take together, without reading them.
+CREATE INDEX template_versions_by_age ON template_versions (owner_id, owner_type, id) INCLUDE (template, bytes);
 -- For the collector of sources: does any version refer to this one?
 CREATE INDEX template_versions_by_hash ON template_versions USING gin (hashes);
 

@@ -134,6 +134,6 @@ def _shown(version: Version) -> dict[str, Any]:
         "created_at": version.created_at,
         "entry": version.entry,
         "events": version.events,
-        "paths": sorted(version.files),
+        "file_count": len(version.files),
         "bytes": version.bytes,
     }

@@ -152,7 +152,7 @@ class TemplateStore:
             else:
                 override, channel = settings.override, settings.error_channel
                 await connection.execute(DRAFTED, *key, name, override, settings.caps_or_all, channel, settings.paused)
-            loose = await prune(connection, owner, saved["id"])
+            loose = await prune(connection, owner, name, saved["id"])
         if loose:
             await sources.collect(self._db)
         return int(saved["number"])

@@ -96,8 +96,9 @@ DELETE FROM template_versions WHERE id IN (
     SELECT loose.id FROM loose JOIN over USING (template)
     WHERE before_it < (SELECT sum(bytes) FROM owned) - $4 OR place <= over.versions
 ) RETURNING hashes"""
-SAVED_BYTES = """
-SELECT coalesce(sum(bytes + $3), 0)::bigint FROM template_versions WHERE owner_id = $1 AND owner_type = $2"""
+SAVED = """
+SELECT coalesce(sum(bytes + $3), 0)::bigint AS bytes, count(*) FILTER (WHERE template = $4) AS versions
+FROM template_versions WHERE owner_id = $1 AND owner_type = $2"""
 
 
 def key_of(owner: Id) -> tuple[str, str]:
@@ -182,15 +183,20 @@ def _state(row: Any) -> str:
     return "withdrawn" if row["withdrawn_at"] is not None else str(row["review_state"])
 
 
-async def prune(connection: Any, owner: Id, saved: int) -> bool:
-    """Keep the tenant's versions within their bounds, *saved* among them. Returns whether sources may have become loose.
+async def prune(connection: Any, owner: Id, name: str, saved: int) -> bool:
+    """Keep the tenant's versions within their bounds, after *saved* of template *name*.
 
+    Returns: whether sources may have become loose.
     Raises: LimitExceeded: what has to stay takes all the room.
     """
     key = key_of(owner)
+    used = await connection.fetchrow(SAVED, *key, VERSION_OVERHEAD_BYTES, name)
+    if used["bytes"] <= TENANT_VERSIONS_BYTES_MAX and used["versions"] <= TEMPLATE_VERSIONS_MAX:
+        return False
     bounds = (VERSION_OVERHEAD_BYTES, TENANT_VERSIONS_BYTES_MAX, TEMPLATE_VERSIONS_MAX)
     gone = await connection.fetch(PRUNE, *key, *bounds, saved)
-    if await connection.fetchval(SAVED_BYTES, *key, VERSION_OVERHEAD_BYTES) > TENANT_VERSIONS_BYTES_MAX:
+    left = await connection.fetchrow(SAVED, *key, VERSION_OVERHEAD_BYTES, name)
+    if left["bytes"] > TENANT_VERSIONS_BYTES_MAX:
         raise LimitExceeded(
             f"the versions that run, and those before them, take the {TENANT_VERSIONS_BYTES_MAX:,} bytes there are",
             hint="remove a template that is not needed any more",
