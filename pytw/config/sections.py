@@ -102,7 +102,13 @@ class ObjectStorage(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     endpoint: Annotated[str, _text("HOST:PORT of the S3 service.")] = ""
     secure: Annotated[bool, Meta(description="HTTPS to the S3 service.")] = False
     cdn_secure: Annotated[bool, Meta(description="HTTPS in signed URLs.")] = False
-    cdn_endpoint: Annotated[str, _text("HOST:PORT in signed URLs of the S3 service. Empty: `endpoint`.")] = ""
+    cdn_endpoint: Annotated[
+        str,
+        _text(
+            "HOST:PORT in signed URLs of the S3 service, which must get requests under this name: URLs are signed for it. "
+            "Empty: `endpoint`. A `$DOCKER:` before it, as the reference has, is taken off."
+        ),
+    ] = ""
     access_key: Annotated[str, _text("Access key of the S3 service.", secret=True)] = ""
     secret_key: Annotated[str, _text("Secret key of the S3 service.", secret=True)] = ""
 
