@@ -97,7 +97,8 @@ class _Lease:
         pool, breaker = self._database.pool, self._database.breaker
         breaker.admit()
         try:
-            self._connection = await pool.acquire(timeout=DB_CONNECT_S)
+            # A bound costs a task, and is for waiting: one that is idle is had at once.
+            self._connection = await pool.acquire(timeout=None if pool.get_idle_size() else DB_CONNECT_S)
         except TimeoutError:
             # Where all connections are in use the server is merely busy.
             if pool.get_size() < pool.get_max_size():
