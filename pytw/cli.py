@@ -27,6 +27,7 @@ COMMANDS = {
     "check": ("pytw.commands.check:check", "Tell what is wrong with a template, without a server."),
     "run": ("pytw.commands.run:run", "Run one event through a template on this machine."),
     "mock": ("pytw.commands.mock:mock", "The mock Discord: say something, or run it alone."),
+    "kv": ("pytw.commands.kv:kv", "Get, set, find and remove keys of a guild or a user."),
     "globalkv": ("pytw.commands.globalkv:globalkv", "What is published for everybody: review, price and sell it."),
     "object": ("pytw.commands.object:object_", "List, get, put and remove the files of a guild or a user."),
     "config": ("pytw.commands.config:config", "Show or check the configuration."),

@@ -17,12 +17,17 @@ from pytw.types import (
     GlobalPurchase,
     GlobalRecord,
     Id,
+    KvRecord,
+    KvWritten,
     ObjectInfo,
     TemplateSource,
     TenantState,
 )
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
+    from pytw.storage.kvstaff import KvShown
     from pytw.storage.secrets import SecretName
     from pytw.storage.shop import Listing, Publication
     from pytw.storage.templates import Template
@@ -118,6 +123,29 @@ class HealthLike(Protocol):
         """Notes the numbers of now; what comes back renders them as Prometheus text, in any thread."""
 
 
+class KvKeys(Protocol):
+    """What the API uses of the key-value store: `storage.kv.KvStore` and `storage.kvstaff.KvStaff`."""
+
+    async def browse(
+        self, tenant: int, pattern: str, scopes: Sequence[str], *, limit: int, after: str | None
+    ) -> tuple[Sequence[KvShown], str | None]: ...
+    async def get(self, tenant: int, key: str, scopes: Sequence[str]) -> KvRecord | None: ...
+    async def set(
+        self,
+        tenant: int,
+        key: str,
+        scopes: Sequence[str],
+        value: bytes,
+        expires_at: datetime | None = None,
+        *,
+        resume: bool = False,
+        if_version: int | None = None,
+    ) -> KvWritten: ...
+    async def delete(self, tenant: int, key: str, scopes: Sequence[str]) -> int: ...
+    async def delete_by_id(self, tenant: int, record_id: str) -> bool: ...
+    async def list_scopes(self, tenant: int) -> list[str]: ...
+
+
 class Objects(Protocol):
     """The part of `storage.objects.ObjectStore` that the API uses."""
 
@@ -198,6 +226,7 @@ class ApiContext:
     root_users: Collection[str] = ()
     mock: MockSay | None = None
     objects: Objects | None = None
+    kv: KvKeys | None = None
     shop: Shop | None = None
     global_kv: GlobalKvs | None = None
     global_staff: GlobalStaff | None = None

@@ -13,7 +13,20 @@ from typing import Any
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from pytw.api import events, globalkv, globalstaff, health, mock, objects, secrets, shop, templates, tenants, versions
+from pytw.api import (
+    events,
+    globalkv,
+    globalstaff,
+    health,
+    kv,
+    mock,
+    objects,
+    secrets,
+    shop,
+    templates,
+    tenants,
+    versions,
+)
 from pytw.api.answers import envelope, failure
 from pytw.api.context import CONTEXT, ApiContext
 from pytw.errors import StorageRefused
@@ -51,7 +64,7 @@ def application(context: ApiContext, silent: set[Any] | None = None) -> web.Appl
     app = web.Application(middlewares=[envelope, bounded], client_max_size=API_BODY_BYTES_MAX)
     app[CONTEXT] = context
     app.on_response_prepare.append(_unsigned)
-    for room in (events, globalkv, globalstaff, health, mock, objects, secrets, shop, templates, tenants, versions):
+    for room in (events, globalkv, globalstaff, health, kv, mock, objects, secrets, shop, templates, tenants, versions):
         app.add_routes(room.routes())
     return app
 

@@ -180,6 +180,7 @@ class _Master:
                 root_users=frozenset(str(user) for user in config.discord_auth.root_users),
                 mock=upstream.mock.say if upstream.mock is not None else None,
                 objects=objects,
+                kv=stores.kv,
                 secrets=stores.secrets,
                 global_kv=stores.global_kv,
                 global_staff=stores.global_staff,

@@ -38,6 +38,7 @@ from pytw.storage.kvrules import (
     to_row,
     value_bytes,
 )
+from pytw.storage.kvstaff import KvStaff
 from pytw.storage.kvtogether import KvTogether, Place, Write, json_scopes
 from pytw.types import KvRecord, KvWritten
 
@@ -103,11 +104,11 @@ WHERE {OWNED} AND s.scope = kv_scope($4) AND ($5 OR EXISTS (
 ORDER BY s.key LIMIT $6"""
 
 
-class KvStore:
+class KvStore(KvStaff):
     """Every tenant's keys. Methods take the tenant's 64-bit key and raise what `Database` raises, besides their own."""
 
     def __init__(self, db: Database, limits: Limits | None = None) -> None:
-        self._db = db
+        super().__init__(db)
         self._limits = limits or Limits()
         self._together = KvTogether(db, self._limits)
 
