@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from aiohttp import web
 
+from pytw.api.publicreads import PublicReads
 from pytw.limits import Limits
 from pytw.types import (
     CreateEvent,
@@ -231,6 +232,7 @@ class ApiContext:
     global_kv: GlobalKvs | None = None
     global_staff: GlobalStaff | None = None
     frontend_url: str = ""
+    public_reads: PublicReads = field(default_factory=PublicReads)
     tenants: Tenants | None = None
     secrets: Secrets | None = None
     #: Set when the server drains: nothing new is run.

@@ -39,14 +39,16 @@ async def find(request: web.Request) -> web.Response:
     scope = request.query.get("scope")
     if scope is None:
         raise RequestError("scope is missing", hint="?scope=S says in which one to look")
-    found = await _published(request).find(
-        scope, request.query.get("query", "%"), limit=limit_of(request), after=request.query.get("after") or None
-    )
+    limit, after = limit_of(request), request.query.get("after") or None
+    async with request.app[CONTEXT].public_reads.turn():
+        found = await _published(request).find(scope, request.query.get("query", "%"), limit=limit, after=after)
     return answer({"items": [partial(record) for record in found.items], "after": found.after})
 
 
 async def get(request: web.Request) -> web.Response:
-    record = await _published(request).get(*place_of(request))
+    place = place_of(request)
+    async with request.app[CONTEXT].public_reads.turn():
+        record = await _published(request).get(*place)
     told: dict[str, Any]
     if record.price is not None:
         url = record.purchase_url(request.app[CONTEXT].frontend_url)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator
 from typing import Any
@@ -9,9 +10,10 @@ from typing import Any
 import pytest
 from yarl import URL
 
+from pytw.limits import PUBLIC_READS_MAX, PUBLIC_READS_WAITING_MAX
 from pytw.storage.pool import open_pool
 from pytw.storage.stores import Stores
-from pytw.types import Id
+from pytw.types import GlobalPage, Id
 from tests.api.conftest import Api
 
 PLACE = "/i/global-kvs/s/key/1"
@@ -100,6 +102,36 @@ async def test_a_listing_goes_on_at_its_cursor(api: Api, stores: Stores) -> None
     for query, keys in (("ab%", ["abc", "abd"]), ("%", ["abc", "abd", "xyz"]), ("abc\\", []), ("", [])):
         _, page = await api.call("GET", URL("/global-kvs").with_query(scope="s", query=query), tcp=True)
         assert [item["key"] for item in page["items"]] == keys
+
+
+class Slow:
+    """A store whose answers wait for the test."""
+
+    def __init__(self) -> None:
+        self.at_once = 0
+        self.most = 0
+        self.go_on = asyncio.Event()
+
+    async def find(self, scope: str, pattern: str, **page: Any) -> GlobalPage:
+        self.at_once += 1
+        self.most = max(self.most, self.at_once)
+        await self.go_on.wait()
+        self.at_once -= 1
+        return GlobalPage([])
+
+
+async def test_who_asks_without_a_token_gets_few_connections_of_the_database(api: Api) -> None:
+    slow = Slow()
+    api.context.global_kv = slow  # type: ignore[assignment]
+    number = PUBLIC_READS_MAX + PUBLIC_READS_WAITING_MAX
+    asking = [asyncio.create_task(api.call("GET", "/global-kvs?scope=s")) for _ in range(number + 5)]
+    refused = 0
+    for ended in asyncio.as_completed(asking):
+        status, _ = await ended
+        refused += status == 503
+        if refused == 5:
+            slow.go_on.set()
+    assert (refused, slow.most) == (5, PUBLIC_READS_MAX)
 
 
 @pytest.mark.parametrize(
