@@ -247,6 +247,30 @@ class Draft:
     shop: str | None = None
 
 
+@dataclass(slots=True, frozen=True)
+class TemplateInfo:
+    """A template as scripts of its tenant see it. ``content`` is path -> source; None in lists."""
+
+    name: str
+    events: Sequence[str]
+    error_channel: str | None
+    allowed_caps: Sequence[str]
+    paused: bool
+    version: int | None
+    created_at: datetime
+    last_updated_at: datetime
+    content: Mapping[str, str] | None = None
+
+
+@dataclass(slots=True, frozen=True)
+class ScriptCaller:
+    """The template that changes others: its name, what it holds where it calls, and whether a loop runs the templates."""
+
+    template: str
+    held: Sequence[str]
+    loop: bool
+
+
 @dataclass(slots=True)
 class KvRecord:
     """One row of a tenant's key-value store. ``value`` is one msgpack KhronosValue."""

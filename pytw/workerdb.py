@@ -15,6 +15,7 @@ from typing import Any, Final, Protocol, TypeVar, cast, runtime_checkable
 from msgspec import Struct
 
 from pytw.types import (
+    Draft,
     GlobalEntry,
     GlobalPage,
     GlobalRecord,
@@ -23,6 +24,8 @@ from pytw.types import (
     KvReleased,
     KvWritten,
     ObjectInfo,
+    ScriptCaller,
+    TemplateInfo,
     TemplateSource,
     TenantGate,
     TenantState,
@@ -58,6 +61,13 @@ class WorkerDb(Protocol):
 
     @reads
     async def secret_get(self, tenant: int, template: str, name: str) -> str | None: ...
+
+    @reads
+    async def template_list(self, tenant: int, loop: bool) -> list[TemplateInfo]: ...
+    @reads
+    async def template_get(self, tenant: int, name: str, loop: bool) -> TemplateInfo | None: ...
+    async def template_save(self, tenant: int, caller: ScriptCaller, draft: Draft, new: bool) -> None: ...
+    async def template_delete(self, tenant: int, caller: ScriptCaller, name: str) -> None: ...
 
     @reads
     async def kv_get(self, tenant: int, key: str, scopes: Sequence[str]) -> KvRecord | None: ...

@@ -24,7 +24,7 @@ from pytw.storage.kv import KvStore, to_row
 from pytw.storage.kvrules import LOCK_ROOM
 from pytw.storage.looprecords import EVENT_REFS, PAUSED_SCOPE, SCOPE, StoredTemplate, asked, stored
 from pytw.storage.templatechecks import checked_files, checked_name
-from pytw.storage.templates import Template
+from pytw.storage.templates import Guard, Template, unguarded
 from pytw.storage.tenants import TenantStore, checked_events
 from pytw.types import ENTRY, EVERY_CAPABILITY, LUAU_SUFFIXES, Draft, Id, TenantState
 
@@ -68,7 +68,7 @@ class LoopTemplateStore:
         self._db = db
         self._limits = limits or Limits()
 
-    async def put(self, owner: Id, draft: Draft) -> int:
+    async def put(self, owner: Id, draft: Draft, guard: Guard = unguarded) -> int:
         """As `TemplateStore.put`. The loop evaluates the entry itself and calls what it names, whatever ``events_override``
         says; that only adds to the events that the tenant gets.
 
@@ -95,7 +95,12 @@ class LoopTemplateStore:
             value["events_override"] = checked_events(draft.events_override)
         more = {"error_channel": draft.error_channel, "author": draft.author}
         value |= {key: text for key, text in more.items() if text is not None}
-        return await self._changing(owner, lambda inside: self._put(inside, owner, name, value, draft.paused))
+
+        async def work(inside: Database) -> int:
+            await guard(inside)
+            return await self._put(inside, owner, name, value, draft.paused)
+
+        return await self._changing(owner, work)
 
     async def _put(self, inside: Database, owner: Id, name: str, value: dict[str, Any], paused: bool | None) -> int:
         old = await self._named(inside, owner, name)
@@ -127,13 +132,14 @@ class LoopTemplateStore:
         """
         return (await self._known(self._db, owner, name))[0].shown(files=True)
 
-    async def remove(self, owner: Id, name: str) -> None:
+    async def remove(self, owner: Id, name: str, guard: Guard = unguarded) -> None:
         """Take the template away, and the events that only it asked for.
 
         Raises: NotFound.
         """
 
         async def work(inside: Database) -> None:
+            await guard(inside)
             for one in await self._known(inside, owner, name):
                 await self._take(inside, owner, one)
 

@@ -17,6 +17,7 @@ from pytw.storage.kvexpiry import KvExpiryStore
 from pytw.storage.looptemplates import LoopTemplateStore
 from pytw.storage.pool import Database
 from pytw.storage.programs import ProgramStore
+from pytw.storage.scripttemplates import ScriptTemplates
 from pytw.storage.secrets import SecretStore
 from pytw.storage.shop import ShopStore
 from pytw.storage.templates import TemplateStore
@@ -63,6 +64,7 @@ class Stores:
         self.users = UserStore(db)
         self.user_tokens = UserTokens(db, box)
         self.secrets = SecretStore(db, box)
+        self.script_templates = ScriptTemplates(db, self.secrets, limits)
 
         self.gates = self.tenants.gates
         self.gate = self.tenants.gate
@@ -71,6 +73,10 @@ class Stores:
         self.update_tenant_state = self.tenants.update_tenant_state
         self.program = self.programs.program
         self.secret_get = self.secrets.secret_get
+        self.template_list = self.script_templates.template_list
+        self.template_get = self.script_templates.template_get
+        self.template_save = self.script_templates.template_save
+        self.template_delete = self.script_templates.template_delete
         self.kv_get = self.kv.get
         self.kv_set = self.kv.set
         self.kv_delete = self.kv.delete
@@ -135,9 +141,7 @@ class Stores:
 
     # ---- objects, by tenant ----------------------------------------------------------------------------
 
-    async def object_list(
-        self, tenant: int, prefix: str, *, limit: int, after: str | None = None
-    ) -> list[ObjectInfo]:
+    async def object_list(self, tenant: int, prefix: str, *, limit: int, after: str | None = None) -> list[ObjectInfo]:
         return await self.objects.list(Id.of(tenant), prefix, limit=limit, after=after)
 
     async def object_exists(self, tenant: int, key: str) -> bool:

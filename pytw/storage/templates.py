@@ -6,7 +6,7 @@ Nothing that was saved is ever changed. Removing a template takes its pointer aw
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -71,6 +71,14 @@ FORGET_VERSIONS = f"DELETE FROM template_versions WHERE {_OWNED} AND template = 
 FORGET_DEPLOYMENTS = f"DELETE FROM template_deployments WHERE {_OWNED} AND template = ANY($3)"
 
 
+#: Called inside the transaction of a change, before it; what it raises is raised, and nothing is changed.
+Guard = Callable[[Any], Awaitable[None]]
+
+
+async def unguarded(_inside: Any) -> None:
+    """Nothing stands in the way."""
+
+
 @dataclass(frozen=True, slots=True)
 class Template:
     """A template of a tenant. ``files`` is None in lists; ``version`` is None for a draft that never ran and for one of
@@ -108,7 +116,7 @@ class TemplateStore:
         self._db = db
         self._limits = limits or Limits()
 
-    async def put(self, owner: Id, draft: Draft) -> int:
+    async def put(self, owner: Id, draft: Draft, guard: Guard = unguarded) -> int:
         """Save a version and, unless it is a draft or broken, make it the one that runs. All or nothing.
 
         The oldest versions go where the tenant's would take too much room, or the template's be too many; never what
@@ -123,7 +131,7 @@ class TemplateStore:
         settings = checked_settings(draft)
         shop = wanted_of_shop(draft)
         if shop is not None:
-            await self._run_shop(owner, name, shop, settings, draft.author)
+            await self._run_shop(owner, name, shop, settings, draft.author, guard)
             return 0
         files = checked_files(draft.files, self._limits)
         size = checked_size(files)
@@ -134,6 +142,7 @@ class TemplateStore:
         key = key_of(owner)
         async with self._db.transaction() as connection:
             await begin(connection, owner)
+            await guard(connection)
             await require_room(connection, owner, name, size if runs else 0, self._limits)
             paths = orjson.dumps(await sources.save(connection, files)).decode()
             saved = await connection.fetchrow(
@@ -157,9 +166,12 @@ class TemplateStore:
             await sources.collect(self._db)
         return int(saved["number"])
 
-    async def _run_shop(self, owner: Id, name: str, ref: ShopRef, settings: Settings, author: str | None) -> None:
+    async def _run_shop(
+        self, owner: Id, name: str, ref: ShopRef, settings: Settings, author: str | None, guard: Guard
+    ) -> None:
         async with self._db.transaction() as connection:
             await begin(connection, owner)
+            await guard(connection)
             meant = await listing(connection, ref)
             await require_room(connection, owner, name, meant["bytes"], self._limits)
             caps = list(meant["allowed_caps"]) if settings.caps is None else settings.caps
@@ -188,7 +200,7 @@ class TemplateStore:
         found = await sources.texts(self._db, paths.values())
         return {path: found[digest] for path, digest in paths.items() if digest in found}
 
-    async def remove(self, owner: Id, name: str) -> None:
+    async def remove(self, owner: Id, name: str, guard: Guard = unguarded) -> None:
         """Take the template away; its versions and settings stay for the last `TEMPLATES_REMOVED_MAX` of a tenant.
 
         Raises: NotFound.
@@ -196,6 +208,7 @@ class TemplateStore:
         key = key_of(owner)
         async with self._db.transaction() as connection:
             await begin(connection, owner)
+            await guard(connection)
             if (await connection.execute(REMOVE, *key, name)).endswith(" 0"):
                 raise NotFound(f"there is no template {name}")
             forgotten = [row["name"] for row in await connection.fetch(FORGET_REMOVED, *key, TEMPLATES_REMOVED_MAX)]
@@ -233,4 +246,4 @@ def _template(row: asyncpg.Record, **more: Any) -> Template:
     )
 
 
-__all__ = ["Template", "TemplateStore"]
+__all__ = ["Guard", "Template", "TemplateStore", "unguarded"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 from pytw.types import BUILTINS, EVERY_CAPABILITY
 from pytw.worker.template import Template
@@ -30,6 +31,22 @@ class Loaded:
         self.used = used
 
 
+@dataclass(frozen=True, slots=True)
+class FlushSelf:
+    """The tenant's own templates are to be read again."""
+
+
+@dataclass(frozen=True, slots=True)
+class FlushOthers:
+    """Those of other tenants are: they run what this one changed. Those of other workers are not this worker's to flush."""
+
+    others: frozenset[int]
+
+
+#: What is to be read again when a dispatch has ended.
+Regeneration = FlushSelf | FlushOthers
+
+
 class WorkerCacheData:
     """The books of loaded programs, least recently used first, bounded by their bytes and by `PROGRAM_LIFE_S` without use.
 
@@ -37,7 +54,7 @@ class WorkerCacheData:
     (spec 5.9), which bounds neither.
     """
 
-    __slots__ = ("_bytes", "_bytes_max", "_clock", "_life_s", "evictions", "hits", "loaded", "misses")
+    __slots__ = ("_bytes", "_bytes_max", "_clock", "_life_s", "evictions", "hits", "loaded", "misses", "regenerations")
 
     def __init__(
         self, bytes_max: int, life_s: float = PROGRAM_LIFE_S, *, clock: Callable[[], float] = time.monotonic
@@ -48,6 +65,8 @@ class WorkerCacheData:
         self._bytes = 0
         #: Read by the hot path, which also says when one is used (`use`): by tenant.
         self.loaded: OrderedDict[int, Loaded] = OrderedDict()
+        #: By tenant, by the request that asked for it: nothing that is asked for takes the place of what was before.
+        self.regenerations: dict[int, dict[int, set[Regeneration]]] = {}
         #: Events that found their tenant's program loaded, and those that did not.
         self.hits = 0
         self.misses = 0
@@ -90,6 +109,18 @@ class WorkerCacheData:
             out.append(tenant)
         self.evictions += len(out)
         return out
+
+    def defer(self, tenant: int, request: int, wanted: Regeneration) -> None:
+        """Have it done when the tenant's *request* has ended."""
+        self.regenerations.setdefault(tenant, {}).setdefault(request, set()).add(wanted)
+
+    def due(self, tenant: int, request: int) -> set[Regeneration]:
+        """The request has ended: what it asked for, which is not deferred any more."""
+        waiting = self.regenerations.get(tenant, {})
+        found = waiting.pop(request, set())
+        if not waiting:
+            self.regenerations.pop(tenant, None)
+        return found
 
     def forget(self, tenant: int) -> None:
         entry = self.loaded.pop(tenant, None)

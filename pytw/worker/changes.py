@@ -7,20 +7,27 @@ name for any of it, so the VM ends there, too, when what runs has ended or `CHAN
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any
 
+from pytw.errors import PytwError, Unavailable
 from pytw.eventnames import ON_STARTUP
 from pytw.types import Outcome
+from pytw.worker.cache import FlushOthers, FlushSelf, Regeneration, WorkerCacheData
+from pytw.worker.filter import WorkerFilter
 from pytw.worker.loads import ProgramLoads
 from pytw.worker.state import WorkerState
 from pytw.worker.vms import WorkerVmManager
 
-if TYPE_CHECKING:
-    from pytw.worker.cache import WorkerCacheData
+log = logging.getLogger(__name__)
 
 #: How long a change of templates waits in loop mode for what runs.
 CHANGE_PATIENCE_S = 2.0
+#: How often what a script changed is read again when the database is away, with twice the pause each time.
+REGENERATION_TRIES_MAX = 6
+REGENERATION_PAUSE_S = 0.5
 REFRESHED_PAYLOAD = b'{"reason":"updateTemplateCache"}'
 UNBANNED_PAYLOAD = b'{"reason":"ban_lifted"}'
 
@@ -38,12 +45,74 @@ class TenantChanges:
         loads: ProgramLoads,
         cache: WorkerCacheData,
         tell_start: TellStart,
+        *,
+        mine: WorkerFilter,
+        spawn: Callable[[Coroutine[Any, Any, None]], None],
+        event_s: float,
     ) -> None:
+        """
+        Args:
+            mine: which tenants live in this worker.
+            spawn: has work done beside everything else.
+            event_s: how long an event may run.
+        """
+        self._mine = mine
+        self._spawn = spawn
+        self._event_s = event_s
         self._vms = vms
         self._state = state
         self._loads = loads
         self._cache = cache
         self._tell_start = tell_start
+
+    # -- what scripts change ---------------------------------------------------------------------------
+
+    def defer(self, tenant: int, request: int, wanted: Regeneration) -> None:
+        """Have it done when the request that asks for it has ended; at once if it has, and only its threads go on."""
+        if self._vms.runs(request):
+            self._cache.defer(tenant, request, wanted)
+        else:
+            self._spawn(self._regenerate(tenant, {wanted}))
+
+    def ended(self, tenant: int, request: int) -> None:
+        """A request of a tenant that has something deferred has ended."""
+        if wanted := self._cache.due(tenant, request):
+            self._spawn(self._regenerate(tenant, wanted))
+
+    async def _regenerate(self, tenant: int, wanted: Iterable[Regeneration]) -> None:
+        tenants: dict[int, None] = {}
+        for one in wanted:
+            match one:
+                case FlushSelf():
+                    tenants[tenant] = None
+                case FlushOthers(others):
+                    tenants |= dict.fromkeys(filter(self._mine, sorted(others)))
+        for each in tenants:
+            await self._regenerate_one(each)
+
+    async def _regenerate_one(self, tenant: int) -> None:
+        """Other events in flight go on: in loop mode the VM ends only when none is left, or had the time that events have."""
+        if self._loads.loop_mode:
+            until = asyncio.get_running_loop().time() + self._event_s
+            while (left := until - asyncio.get_running_loop().time()) > 0 and self._vms.busy(tenant):
+                await self._vms.let_end(tenant, left)
+        pause_s = REGENERATION_PAUSE_S
+        for attempt in range(1, REGENERATION_TRIES_MAX + 1):
+            try:
+                await self.refresh(tenant)
+            except Unavailable as error:
+                if attempt == REGENERATION_TRIES_MAX:
+                    log.warning("templates that were changed are not read again: %s", error, extra={"tenant": tenant})
+                    return
+            except PytwError as error:
+                log.warning("templates that were changed cannot be read: %s", error, extra={"tenant": tenant})
+                return
+            else:
+                return
+            await asyncio.sleep(pause_s)
+            pause_s *= 2
+
+    # -- orders ----------------------------------------------------------------------------------------
 
     async def refresh(self, tenant: int) -> None:
         """Returns when the tenant's next event sees its state and templates of now. Raises: Unavailable.

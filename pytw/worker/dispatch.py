@@ -80,6 +80,8 @@ class Running:
         finally:
             if not dispatch.in_flight and dispatch.idle is not None:
                 dispatch.idle.set()
+            if self.tenant in dispatch.regenerations:
+                dispatch.on_regeneration(self.tenant, self.request)
             self.done(body)
 
 
@@ -108,6 +110,9 @@ class WorkerDispatch:
         self._in_flight_max = limits.worker_queue_events_max
         self.error_bytes_max = limits.error_bytes_max
         self.scrubber = scrubber or Scrubber(limits.error_bytes_max)
+        self.regenerations = loads.cache.regenerations
+        #: Told that a request has ended of a tenant that waits for that with a regeneration.
+        self.on_regeneration: Callable[[int, int], object] = loads.cache.due
         self.why = Why()
         loads.left_out = self._left_out
         self.in_flight = 0

@@ -26,17 +26,15 @@ from pytw.types import (
     TenantState,
 )
 from pytw.worker.memorykv import MemoryKv, like_expression
+from pytw.worker.memorytemplates import MemoryTemplates
 
 
-class MemoryDb(MemoryKv):
+class MemoryDb(MemoryTemplates, MemoryKv):
     """Satisfies `workerdb.WorkerDb`, without bounds on what a tenant keeps. A claim of a key lasts as long as the process."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.templates: dict[int, list[TemplateSource]] = {}
         self.states: dict[int, TenantState] = {}
-        #: By tenant, template and name.
-        self.secrets: dict[tuple[int, str, str], str] = {}
         #: By scope, key and version.
         self.published: dict[tuple[str, str, int], GlobalRecord] = {}
         self.objects: dict[tuple[int, str], tuple[bytes, datetime]] = {}
@@ -63,14 +61,6 @@ class MemoryDb(MemoryKv):
     async def gate(self, tenant: int) -> TenantGate:
         await self._work("gate", tenant)
         return self._gate(tenant)
-
-    async def program(self, tenant: int) -> list[TemplateSource]:
-        await self._work("program", tenant)
-        return list(self.templates.get(tenant, ()))
-
-    async def secret_get(self, tenant: int, template: str, name: str) -> str | None:
-        await self._work("secret_get", tenant)
-        return self.secrets.get((tenant, template, name))
 
     async def tenant_state(self, tenant: int) -> TenantState:
         await self._work("tenant_state", tenant)
@@ -142,9 +132,7 @@ class MemoryDb(MemoryKv):
             raise NotFound(f"you have no version {version} of {key[:80]}")
         del self.published[scope, key, version]
 
-    async def object_list(
-        self, tenant: int, prefix: str, *, limit: int, after: str | None = None
-    ) -> list[ObjectInfo]:
+    async def object_list(self, tenant: int, prefix: str, *, limit: int, after: str | None = None) -> list[ObjectInfo]:
         await self._work("object_list", tenant)
         checked_object_prefix(prefix)
         mine = (key for owner, key in self.objects if owner == tenant)

@@ -389,6 +389,14 @@ class WorkerVmManager:
     def pending(self) -> int:
         return len(self._pending)
 
+    def runs(self, request: int) -> bool:
+        """Whether the request has no answer yet."""
+        return request in self._pending
+
+    def busy(self, tenant: int) -> bool:
+        """Whether any of the tenant's requests has none. Looks at those of all tenants: not for the hot path."""
+        return any(done.tenant == tenant for done in self._pending.values())
+
     async def let_end(self, tenant: int, patience_s: float) -> None:
         """Returns when what the tenant runs now has its answers, after *patience_s* at the latest.
 

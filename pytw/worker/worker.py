@@ -19,7 +19,7 @@ from pytw.errors import ConfigError, LimitExceeded, PytwError, ScriptError
 from pytw.eventnames import EVERY_EVENT, LOOP_EVENTS, ON_STARTUP
 from pytw.types import CreateEvent, Outcome
 from pytw.worker.background import IN_FLIGHT_MAX, Background
-from pytw.worker.cache import WorkerCacheData
+from pytw.worker.cache import FlushSelf, WorkerCacheData
 from pytw.worker.changes import TenantChanges
 from pytw.worker.context import RateLimits, VMContext
 from pytw.worker.context.botstats import BotStats
@@ -30,6 +30,7 @@ from pytw.worker.context.http import Http
 from pytw.worker.context.kv import Kv
 from pytw.worker.context.objectstorage import ObjectStorage
 from pytw.worker.context.runtime import Runtime, runtime_info
+from pytw.worker.context.runtimetemplates import RuntimeTemplates
 from pytw.worker.context.secrets import Secrets
 from pytw.worker.currentuser import learn_current_user
 from pytw.worker.db import WorkerDB
@@ -114,6 +115,14 @@ class Worker:
         runtime = Runtime(self.db, self.loads.refresh, BotStats(rest, self._tenants))
         self._http = http or Http(spec.http_domains)
         self._discord = Discord(rest)
+        templates = RuntimeTemplates(
+            self.db,
+            spec.limits,
+            self.check_template,
+            self._discord.require_own_channel,
+            lambda call: self.changes.defer(call.tenant, call.request, FlushSelf()),
+            lambda: self.loop_mode,
+        )
         self.context = VMContext(
             self.vms,
             self._caps_of,
@@ -122,6 +131,7 @@ class Worker:
             | GlobalKv(self.db, spec.links.get("frontend_url", "")).operations()
             | ObjectStorage(self.db).operations()
             | self._discord.operations()
+            | templates.operations()
             | runtime.operations()
             | Secrets(self.db, self.scrubber).operations()
             | self._http.operations(),
@@ -130,7 +140,17 @@ class Worker:
         )
         self.repeats = Repeats(template_log)
         self.background = Background(self.dispatch)
-        self.changes = TenantChanges(self.vms, self.state, self.loads, self.cache, self._tell_later)
+        self.changes = TenantChanges(
+            self.vms,
+            self.state,
+            self.loads,
+            self.cache,
+            self._tell_later,
+            mine=self.filter,
+            spawn=self._spawn,
+            event_s=spec.limits.event_deadline_ms / 1000,
+        )
+        self.dispatch.on_regeneration = self.changes.ended
         self.expiry = KeyExpiry(KeyExpiryChannel(self.db, self.filter), self.db, self.state, self.background)
         self.resume = KeyResume(self.db, self.filter, self.state, self.background)
         self._on_blame = on_blame

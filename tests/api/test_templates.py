@@ -195,7 +195,7 @@ async def test_host_capabilities_that_no_call_asks_for_are_warned_of(api: Api) -
 def test_the_listed_capabilities_are_those_of_the_host_calls() -> None:
     """Each call's own demand, and no call that is missing from the list."""
     from pytw.api.capabilities import HOST_CAPABILITIES
-    from pytw.worker.context import discord, globalkv, kv, objectstorage, runtime, secrets
+    from pytw.worker.context import discord, globalkv, kv, objectstorage, runtime, runtimetemplates, secrets
 
     rooms: list[Any] = [
         room(None)  # type: ignore[arg-type]
@@ -203,7 +203,12 @@ def test_the_listed_capabilities_are_those_of_the_host_calls() -> None:
     ]
     operations = {
         name: operation
-        for room in [*rooms, runtime.Runtime(None, None, None), secrets.Secrets(None, None)]  # type: ignore[arg-type]
+        for room in [
+            *rooms,
+            runtime.Runtime(None, None, None),
+            secrets.Secrets(None, None),
+            runtimetemplates.RuntimeTemplates(None, None, None, None, None, None),
+        ]  # type: ignore[arg-type]
         for name, operation in room.operations().items()
     }
     asked: set[str] = set()

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import msgpack
 import pytest
 
-from pytw.errors import LimitExceeded, NotFound, PytwError, RequestError
+from pytw.errors import Forbidden, LimitExceeded, NotFound, PytwError, RequestError
 from pytw.eventnames import DEFAULT_EVENTS
 from pytw.limits import (
     KV_KEY_BYTES_MAX,
@@ -18,7 +18,7 @@ from pytw.limits import (
     TENANT_EVENTS_MAX,
 )
 from pytw.storage.stores import Stores
-from pytw.types import Draft, Id, KvPlace, TenantState
+from pytw.types import Draft, Id, KvPlace, ScriptCaller, TenantState
 from pytw.workerdb import WorkerDb
 
 GUILD = Id.guild(7 << 22)
@@ -343,6 +343,24 @@ class WorkerDbContract:
         with pytest.raises(LimitExceeded):
             await db.update_tenant_state(GUILD.key, read, TenantState(read.events, {"x": "y" * TENANT_DATA_BYTES_MAX}))
         assert await db.tenant_state(GUILD.key) == read
+
+    async def test_templates_are_changed_by_scripts_within_their_rights(self, db: WorkerDb) -> None:
+        caller = ScriptCaller("caller", ["a"], False)
+        await db.template_save(GUILD.key, caller, Draft("t", {"init.luau": "return {}"}, allowed_caps=["a"]), True)
+        await db.template_save(GUILD.key, caller, Draft("t", {}, events_override=["X"], paused=True), False)
+        (listed,) = await db.template_list(GUILD.key, False)
+        assert (listed.name, listed.events, listed.allowed_caps, listed.paused) == ("t", ["X"], ["a"], True)
+        found = await db.template_get(GUILD.key, "t", False)
+        assert found is not None
+        assert (found.content, listed.content) == ({"init.luau": "return {}"}, None)
+        assert await db.template_get(USER.key, "t", False) is None
+        weak = ScriptCaller("weak", [], False)
+        with pytest.raises(Forbidden):
+            await db.template_delete(GUILD.key, weak, "t")
+        await db.template_delete(GUILD.key, caller, "t")
+        assert await db.template_list(GUILD.key, False) == []
+        with pytest.raises(NotFound):
+            await db.template_delete(GUILD.key, caller, "t")
 
     async def test_secret_is_read_by_its_template(self, db: WorkerDb, stores: Stores) -> None:
         await stores.secrets.put(GUILD, "t", "key", "hunter2")

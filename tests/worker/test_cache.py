@@ -1,6 +1,6 @@
 """`WorkerCacheData`: bounded by bytes, and what each template may do."""
 
-from pytw.worker.cache import ENTRY_BYTES, WorkerCacheData
+from pytw.worker.cache import ENTRY_BYTES, FlushOthers, FlushSelf, WorkerCacheData
 from pytw.worker.template import Template
 
 from .fakes import template
@@ -81,3 +81,16 @@ def test_use_of_programs_is_counted():
     cache.put(B, 0, [])
     cache.put(C, 0, [])
     assert (cache.hits, cache.misses, cache.evictions) == (1, 1, 1)
+
+
+def test_no_deferred_regeneration_takes_the_place_of_another():
+    cache = WorkerCacheData(1_000)
+    cache.defer(1, 10, FlushSelf())
+    cache.defer(1, 10, FlushOthers(frozenset({2})))
+    cache.defer(1, 10, FlushOthers(frozenset({3})))
+    cache.defer(1, 11, FlushSelf())
+    cache.defer(2, 10, FlushSelf())
+    assert cache.due(1, 10) == {FlushSelf(), FlushOthers(frozenset({2})), FlushOthers(frozenset({3}))}
+    assert cache.due(1, 10) == set()
+    assert cache.due(1, 11) == {FlushSelf()}
+    assert cache.regenerations == {2: {10: {FlushSelf()}}}

@@ -85,13 +85,13 @@ class Discord:
         if not isinstance(data, dict):
             raise RequestError("data must be a table")
         message = checked_message(data)
-        await self._require_own_channel(guild, channel)
+        await self.require_own_channel(guild, channel)
         return answers.lazy_json(await self._rest.request_raw("POST", f"/channels/{channel}/messages", json=message))
 
     async def get_guild(self, call: HostCall) -> bytes:
         return answers.lazy_json(await self._rest.request_raw("GET", f"/guilds/{guild_of(call)}?with_counts=true"))
 
-    async def _require_own_channel(self, guild: int, channel: int) -> None:
+    async def require_own_channel(self, guild: int, channel: int) -> None:
         """Raises: Forbidden: the channel is another guild's, or nobody's."""
         if await self.channels.get(channel, lambda: self._guild_of_channel(channel)) != guild:
             raise Forbidden(f"channel {channel} does not belong to this guild")
