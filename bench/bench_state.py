@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
+from datetime import UTC, datetime
 
 import pytest
 import uvloop
@@ -15,9 +15,9 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from workers import LIMITS, TENANT, Bench, in_a_process
 
 from pytw import values
-from pytw.storage.kv import GET
+from pytw.storage.kv import FIND, GET
 from pytw.storage.migrate import migrate
-from pytw.storage.pool import open_pool
+from pytw.storage.pool import connect, open_pool
 from pytw.storage.postgres import EmbeddedPostgres
 from pytw.storage.stores import Stores
 from pytw.types import CreateEvent, Draft, Id, Outcome
@@ -26,6 +26,7 @@ EVENTS = ["MESSAGE", "MESSAGE_UPDATE"]
 #: Of `kv.*` a tenant may make 500 calls in 100 ms.
 CALLS = 20
 BUSY = [tenant << 22 for tenant in (2, 3, 4)]
+FULL = 5 << 22
 TEMPLATE = """
 local scopes = { "bench" }
 return {
@@ -206,6 +207,89 @@ def test_kv_of_a_quiet_tenant(benchmark: BenchmarkFixture, report: Report, runne
     )
 
 
+#: Keys of one tenant, 50 bytes of value each, as `owner_id`, `owner_type` and how many of them.
+FILL = """
+INSERT INTO tenant_kv (id, owner_id, owner_type, key, scopes, value, expires_at)
+SELECT $1 || $3 || n, $1, $2, $3 || lpad(n::text, 7, '0'), '{bench}', jsonb_build_object('Text', repeat('v', 50)), $5
+FROM generate_series(1, $4) AS n"""
+
+
+async def fill(url: str, tenant: int, name: str, count: int, expires_at: datetime | None = None) -> None:
+    owner, connection = Id.of(tenant), await connect(url)
+    await connection.execute(FILL, owner.owner_id, owner.owner_type.value, name, count, expires_at)
+    await connection.execute("ANALYZE tenant_kv, tenant_kv_scopes")
+    await connection.close()
+
+
+def test_find_in_pages(benchmark: BenchmarkFixture, report: Report, runner: asyncio.Runner, url: str) -> None:
+    """kv.find: a page of 100 keys out of 100,000, at the beginning and at the end, and what PostgreSQL reads for it."""
+
+    async def measure() -> tuple[float, float, str]:
+        stores = Stores(await open_pool(url, 7), LIMITS)
+        await fill(url, FULL, "many", 100_000)
+        last = (await stores.kv.find(FULL, "many0099900", ["bench"], limit=1))[0].cursor
+
+        async def page(after: str | None) -> float:
+            samples = []
+            for _ in range(50):
+                start = time.perf_counter()
+                found = await stores.kv.find(FULL, "many%", ["bench"], limit=100, after=after)
+                samples.append(time.perf_counter() - start)
+                assert len(found) == 100
+            return percentiles(samples)[0]
+
+        first, end = await page(None), await page(last)
+        owner = Id.of(FULL)
+        asked = (["bench"], "many%", "many", "", "mano", 100, "bench")
+        plan = await stores.db.fetch(f"EXPLAIN (COSTS OFF) {FIND}", owner.owner_id, owner.owner_type.value, *asked)
+        await stores.close()
+        lines = [line for (line,) in plan if "Scan" in line and "CTE" not in line and "Subquery" not in line]
+        return first, end, "; ".join(line.strip(" ->") for line in lines)
+
+    measured: list[tuple[float, float, str]] = []
+    benchmark.pedantic(lambda: measured.append(runner.run(measure())), rounds=1)
+    first, end, plan = measured[0]
+    report.add(
+        "find, a page of 100 of 100,000 keys",
+        f"first {first * 1e3:.1f} ms, last {end * 1e3:.1f} ms",
+        ratio=f"last {end / first:.2f} x first; {plan}",
+        budget="<= 1.5 x, no Seq Scan",
+        met=end <= 1.5 * first and "Seq Scan" not in plan,
+    )
+
+
+def test_expiry(benchmark: BenchmarkFixture, report: Report, runner: asyncio.Runner, url: str) -> None:
+    """kv.expiry: 10,000 keys that are due at once, each with its event, and a neighbour's events meanwhile."""
+
+    async def measure() -> tuple[float, float, float]:
+        stores = Stores(await open_pool(url, 7), LIMITS)
+        await prepare(stores, TENANT)
+        for tenant in BUSY:
+            draft = Draft("bench", {"init.luau": "return { KeyExpiry = function() end }"}, events=["KeyExpiry"])
+            await stores.templates.put(Id.of(tenant), draft)
+        async with in_a_process("", stores) as bench:
+            alone = percentiles([await dispatch(bench, TENANT, event(0)) for _ in range(500)])[1]
+            start, beside = time.perf_counter(), []
+            for tenant in BUSY:
+                await fill(url, tenant, "due", 10_000 // len(BUSY), datetime.now(UTC))
+            while await stores.db.fetchval("SELECT EXISTS (SELECT FROM tenant_kv WHERE due_at IS NOT NULL)"):
+                beside += [await dispatch(bench, TENANT, event(0)) for _ in range(50)]
+            took = time.perf_counter() - start
+        await stores.close()
+        return took, alone, percentiles(beside)[1]
+
+    measured: list[tuple[float, float, float]] = []
+    benchmark.pedantic(lambda: measured.append(runner.run(measure())), rounds=1)
+    took, alone, beside = measured[0]
+    report.add(
+        "expiry of 10,000 keys at once",
+        f"{took:.1f} s, {10_000 / took:,.0f} keys/s",
+        ratio=f"a neighbour's event meanwhile: p99 {beside * 1e3:.1f} ms (alone {alone * 1e3:.1f} ms)",
+        budget="neighbour p99 <= 50 ms",
+        met=beside <= 0.05,
+    )
+
+
 def test_invalidation(benchmark: BenchmarkFixture, report: Report, runner: asyncio.Runner, url: str) -> None:
     """template.change: from the write of a new version to the worker's first event that runs it; beside the write alone."""
 
@@ -216,7 +300,9 @@ def test_invalidation(benchmark: BenchmarkFixture, report: Report, runner: async
         async with in_a_process("", stores) as bench:
             await dispatch(bench, TENANT, event(0))
             for number in range(200):
-                draft = Draft("bench", {"init.luau": f"return {{ MESSAGE = function() return {number} end }}"}, events=EVENTS)
+                draft = Draft(
+                    "bench", {"init.luau": f"return {{ MESSAGE = function() return {number} end }}"}, events=EVENTS
+                )
                 start = time.perf_counter()
                 await stores.templates.put(Id.of(TENANT), draft)
                 writes.append(time.perf_counter() - start)
