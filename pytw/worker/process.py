@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
@@ -28,6 +29,10 @@ NIL = b"\xc0"
 LINK_GRACE_S = 1.0
 #: Checks, refreshes and drops are answered within this.
 ORDER_TIMEOUT_S = 30.0
+#: Tenants that changed while the worker was away are told to it when it is back: it may have read them just before. Those
+#: of longer ago than a start takes, and those beyond so many, it has read since.
+MISSED_S = 120.0
+MISSED_MAX = 10_000
 
 _NOT_READY = DispatchResult.nothing_ran(Outcome.NOT_READY, "the worker is not connected").body
 _OUTCOMES: tuple[tuple[type[PytwError], Outcome], ...] = (
@@ -76,6 +81,8 @@ class WorkerProcessHandle:
         self._link: Link | None = None
         #: Tenants to refuse, told to each new link.
         self._quarantined: dict[int, float] = {}
+        #: Tenants whose refresh found no link, the last one last, and when that was.
+        self._missed: OrderedDict[int, float] = OrderedDict()
 
     @property
     def id(self) -> int:
@@ -95,6 +102,10 @@ class WorkerProcessHandle:
         self._forget_what_is_over()
         for tenant, until in self._quarantined.items():
             self._tell_quarantine(link, tenant, until)
+        since = time.monotonic() - MISSED_S
+        for tenant in [tenant for tenant, at in self._missed.items() if at > since]:
+            link.send(Kind.REFRESH, tenant, NIL)
+        self._missed.clear()
 
     def detach(self, link: Link | None = None) -> None:
         """*link* is gone; an older link's end does not touch a newer one. None: whichever there is."""
@@ -145,6 +156,11 @@ class WorkerProcessHandle:
         return msgspec.msgpack.decode(await self._order(Kind.CHECK, tenant, packed.pack()), type=list[str])
 
     async def refresh_tenant(self, tenant: int) -> None:
+        if self._link is None:
+            self._missed[tenant] = time.monotonic()
+            self._missed.move_to_end(tenant)
+            if len(self._missed) > MISSED_MAX:
+                self._missed.popitem(last=False)
         await self._order(Kind.REFRESH, tenant, NIL)
 
     async def drop_tenant(self, tenant: int) -> None:

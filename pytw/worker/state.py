@@ -18,7 +18,17 @@ class WorkerState:
     built-in template names. Tenants without a row have `DEFAULT_EVENTS` and the built-in ones.
     """
 
-    __slots__ = ("_builtin_events", "_clock", "_db", "_default", "_gates", "_worker_id", "_workers", "blocked")
+    __slots__ = (
+        "_builtin_events",
+        "_clock",
+        "_db",
+        "_default",
+        "_gates",
+        "_meanwhile",
+        "_worker_id",
+        "_workers",
+        "blocked",
+    )
 
     def __init__(self, db: WorkerDb, worker_id: int, workers: int, *, clock: Callable[[], float] = time.time) -> None:
         self._db = db
@@ -30,6 +40,8 @@ class WorkerState:
         self._default = DEFAULT_EVENTS
         #: Tenants whose events are refused, until this unix time; infinite for a ban. Read by the hot path.
         self.blocked: dict[int, float] = {}
+        #: Gates that were read on their own while all of them are being read, which may have begun before.
+        self._meanwhile: dict[int, TenantGate] | None = None
 
     async def load(self, builtin_events: Iterable[str] = ()) -> None:
         """Read the gates of all tenants of this worker. Raises: Unavailable."""
@@ -38,7 +50,12 @@ class WorkerState:
         known: dict[frozenset[str], frozenset[str]] = {self._default: self._default}
         gates = {}
         banned = []
-        for gate in await self._db.gates(self._worker_id, self._workers):
+        self._meanwhile = {}
+        try:
+            found = await self._db.gates(self._worker_id, self._workers)
+        finally:
+            meanwhile, self._meanwhile = self._meanwhile, None
+        for gate in found:
             events = gate.events | self._builtin_events
             gates[gate.tenant] = known.setdefault(events, events)
             if gate.banned:
@@ -46,6 +63,8 @@ class WorkerState:
         self._gates = gates
         self.blocked = {tenant: until for tenant, until in self.blocked.items() if until != math.inf}
         self.blocked.update(dict.fromkeys(banned, math.inf))
+        for gate in meanwhile.values():
+            self.apply(gate)
 
     def listens(self, tenant: int, event: str) -> bool:
         """Whether the event has a reason to reach the tenant's VM."""
@@ -64,6 +83,8 @@ class WorkerState:
 
     def apply(self, gate: TenantGate) -> None:
         """Take a changed gate; the next event sees it."""
+        if self._meanwhile is not None:
+            self._meanwhile[gate.tenant] = gate
         events = gate.events | self._builtin_events
         if events != self._default:
             self._gates[gate.tenant] = events

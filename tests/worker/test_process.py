@@ -24,7 +24,7 @@ from pytw.worker.thread import WorkerThread
 from pytw.worker.worker import Worker
 
 from .fakes import MemoryDb, MemoryDiscord, until
-from .workerlike_contract import LIMITS, WAIT, A, Rig, WorkerLikeContract, event, spec
+from .workerlike_contract import LIMITS, WAIT, A, B, Rig, WorkerLikeContract, event, spec
 
 #: Imports once, then forks a worker for each line: an import of everything for each test would take a second each.
 FORKING = """
@@ -194,6 +194,19 @@ async def test_quarantine_is_told_to_a_link_that_comes_later():
     link = FakeLink()
     handle.attach(link)
     assert [tenant for _, tenant in link.sent] == [A]
+
+
+async def test_change_that_a_starting_worker_may_have_missed_is_told_to_its_link():
+    """It reads its tenants' gates before it is ready; what changes in between finds no link."""
+    handle = WorkerProcessHandle(0, LIMITS)
+    for tenant in (A, B, A):
+        with pytest.raises(NotReady):
+            await handle.refresh_tenant(tenant)
+    first, second = FakeLink(), FakeLink()
+    handle.attach(first)
+    assert first.sent == [(Kind.REFRESH, B), (Kind.REFRESH, A)]
+    handle.attach(second)
+    assert second.sent == []
 
 
 async def test_foreign_tenant_is_refused():

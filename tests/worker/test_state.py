@@ -49,6 +49,28 @@ async def test_refresh_takes_effect_at_the_next_question():
     assert state.listens(A, "X")
 
 
+async def test_gate_that_changes_while_all_are_read_is_the_changed_one():
+    """They may have been read before it changed."""
+    db = MemoryDb()
+
+    class Slow(MemoryDb):
+        async def gates(self, worker_id: int, workers: int) -> list[TenantGate]:
+            found = await db.gates(worker_id, workers)
+            db.put(A, template("t", "", "X"))
+            db.states[B] = TenantState(DEFAULT_EVENTS, {}, banned=True)
+            for tenant in (A, B):
+                await state.refresh(tenant)
+            return found
+
+        async def gate(self, tenant: int) -> TenantGate:
+            return await db.gate(tenant)
+
+    state = WorkerState(Slow(), 0, 2)
+    await state.load({"MESSAGE"})
+    assert state.listens(A, "X")
+    assert state.refusal(B) is Outcome.BANNED
+
+
 async def test_ban_is_held_and_lifted_with_the_gate():
     db = MemoryDb()
     db.states[A] = TenantState(DEFAULT_EVENTS, {}, banned=True)
