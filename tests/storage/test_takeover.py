@@ -342,6 +342,12 @@ async def test_a_database_of_somebody_else_is_refused(empty_database_url: str) -
     assert await fetch(empty_database_url, "SELECT relname FROM pg_class WHERE relname = '_migrations_applied'") == []
 
 
+async def test_a_schema_that_is_in_the_way_is_told(empty_database_url: str) -> None:
+    await build(empty_database_url, [], 5, more="CREATE SCHEMA reference")
+    with pytest.raises(ConfigError, match="the database has a schema named reference"):
+        await migrate(empty_database_url)
+
+
 async def test_a_program_that_holds_the_tables_is_told(
     empty_database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

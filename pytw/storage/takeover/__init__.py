@@ -17,6 +17,7 @@ import json
 import logging
 from typing import TYPE_CHECKING
 
+from pytw.errors import ConfigError
 from pytw.storage.takeover.accounts import take as take_accounts
 from pytw.storage.takeover.found import KNOWN, SCHEMA, Kind, columns, look, stage
 from pytw.storage.takeover.kv import take as take_kv
@@ -57,7 +58,14 @@ async def move(connection: asyncpg.Connection[asyncpg.Record], names: Collection
 
     Args:
         names: what our migrations create; whatever else has one of these names makes room too.
+    Raises:
+        ConfigError: there is a schema of that name.
     """
+    if await connection.fetchval("SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = $1)", SCHEMA):
+        raise ConfigError(
+            f"the database has a schema named {SCHEMA}, where the reference's tables would be kept",
+            hint="rename it: ALTER SCHEMA ... RENAME TO ...",
+        )
     async with connection.transaction():
         await connection.execute(f"SET LOCAL lock_timeout = '{TABLE_LOCK_S_MAX}s'")
         await connection.execute(f"CREATE SCHEMA {SCHEMA}")

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 FETCH_ROWS = 256  # of up to a quarter of a MiB each
 BATCH_ROWS_MAX = 5_000
 BATCH_BYTES_MAX = 4 << 20
+DETAIL_LENGTH_MAX = 200
 MALFORMED = "the value is malformed"
 SEEMS_CONVERTED = "the value looks converted already, and was not converted again"
 
@@ -83,6 +84,8 @@ _COPY_BATCH = f"""
 INSERT INTO tenant_kv ({_COLUMNS})
 SELECT {_COLUMNS.replace("value", "new.value::jsonb").replace("id,", "source.id,", 1)}
 FROM unnest($1::text[], $2::text[]) AS new (id, value) JOIN takeover_kv AS source ON source.id = new.id"""
+
+_LEAVE = "INSERT INTO takeover_out (id, reason, detail) VALUES ($1, $2, $3)"
 
 _LOOKS_TAGGED = f"""(jsonb_typeof(value) = 'object' AND value ?| '{{{",".join(sorted(valuesv1.TAGS))}}}'
     AND (SELECT count(*) FROM jsonb_object_keys(value)) = 1)"""
@@ -151,15 +154,16 @@ async def _form(connection: asyncpg.Connection[asyncpg.Record], there: Columns, 
 
 async def _look(connection: asyncpg.Connection[asyncpg.Record]) -> None:
     """Rows whose tagged values cannot be read go to ``takeover_out``."""
-    bad: list[tuple[str, str, str]] = []
     cursor = await connection.cursor(_COMPOUND)
     while rows := await cursor.fetch(FETCH_ROWS):
+        bad: list[tuple[str, str, str]] = []
         for row in rows:
             try:
                 values.from_tagged_json(orjson.loads(row["value"]))
             except ValueError as error:
-                bad.append((row["id"], MALFORMED, str(error)[:200]))
-    await connection.executemany("INSERT INTO takeover_out VALUES ($1, $2, $3)", bad)
+                bad.append((row["id"], MALFORMED, str(error)[:DETAIL_LENGTH_MAX]))
+        if bad:
+            await connection.executemany(_LEAVE, bad)
 
 
 async def _convert(connection: asyncpg.Connection[asyncpg.Record], left: Left, form: Form) -> int:
@@ -175,7 +179,7 @@ async def _convert(connection: asyncpg.Connection[asyncpg.Record], left: Left, f
             ids, texts = zip(*batch, strict=True)
             taken += count(await connection.execute(_COPY_BATCH, ids, texts))
         if bad:
-            await connection.executemany("INSERT INTO takeover_out VALUES ($1, $2, $3)", bad)
+            await connection.executemany(_LEAVE, bad)
         await left.add(connection, noted, taken=True)
         for written in (batch, bad, noted):
             written.clear()
@@ -192,12 +196,14 @@ async def _convert(connection: asyncpg.Connection[asyncpg.Record], left: Left, f
                 else:
                     text = orjson.dumps(valuesv1.to_tagged(value)).decode()
             except ValueError as error:
-                bad.append((row["id"], MALFORMED, str(error)[:200]))
+                bad.append((row["id"], MALFORMED, str(error)[:DETAIL_LENGTH_MAX]))
                 continue
             batch.append((row["id"], text))
             size += len(text)
-            if size >= BATCH_BYTES_MAX or len(batch) >= BATCH_ROWS_MAX:
+            if size >= BATCH_BYTES_MAX:
                 await write()
+        if max(len(batch), len(bad)) + FETCH_ROWS > BATCH_ROWS_MAX:
+            await write()
     await write()
     return taken
 
