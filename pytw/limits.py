@@ -254,6 +254,7 @@ OBJECT_OPERATIONS_MAX = 4  # of one tenant in flight
 OBJECT_OPERATIONS_TOTAL_MAX = 32
 OBJECT_TENANTS_MAX = 10_000  # of whom it is remembered that all their files have rows
 OBJECT_CALL_S = 10.0  # of one operation, waiting for the tenant's others included
+OBJECT_ADOPT_MAX = 10_000  # objects of one tenant that are taken over from the reference
 OBJECT_SETTLE_MAX = 100  # files that broke off and are looked at in one go
 GLOBAL_KV_SHORT_BYTES_MAX = 512
 GLOBAL_KV_LONG_BYTES_MAX = 65_536

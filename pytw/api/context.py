@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from pytw.storage.kvstaff import KvShown
+    from pytw.storage.objectadopt import Adopted
     from pytw.storage.secrets import SecretName
     from pytw.storage.shop import Listing, Publication
     from pytw.storage.templates import Template
@@ -158,6 +159,12 @@ class Objects(Protocol):
     async def open_link(self, owner: Id, key: str, *, expires: str, signature: str) -> bytes: ...
 
 
+class ReferenceObjects(Protocol):
+    """What `storage.objectadopt.ReferenceObjects` does."""
+
+    async def adopt(self, owner: Id) -> Adopted: ...
+
+
 class GlobalKvs(Protocol):
     """The part of `storage.globalkv.GlobalKvStore` that the API uses."""
 
@@ -227,6 +234,7 @@ class ApiContext:
     root_users: Collection[str] = ()
     mock: MockSay | None = None
     objects: Objects | None = None
+    reference_objects: ReferenceObjects | None = None
     kv: KvKeys | None = None
     shop: Shop | None = None
     global_kv: GlobalKvs | None = None

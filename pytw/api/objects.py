@@ -1,8 +1,10 @@
 """Objects over HTTP: for root users under ``/guilds/{id}/objects`` and ``/users/{id}/objects``, and what signed URLs lead to.
 
 ``GET .../objects?prefix=&limit=&after=`` lists; GET, PUT (the body is the content) and DELETE of ``.../objects/{key}`` do what
-they say. ``GET /objects/...`` is a signed URL of an object on disk. A script chose the bytes, and our address shows them: they
-are for saving, and no browser may take them for a page.
+they say; ``POST .../objects`` takes over what the tenant has in the reference's bucket.
+
+``GET /objects/...`` is a signed URL of an object on disk. A script chose the bytes, and our address shows them: they are for
+saving, and no browser may take them for a page.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ def routes() -> list[web.RouteDef]:
     return [
         web.get("/objects/{kind}/{tenant}/{key:.+}", read),
         web.get(place, list_),
+        web.post(place, adopt),
         web.get(place + "/{key:.+}", get),
         web.put(place + "/{key:.+}", put),
         web.delete(place + "/{key:.+}", delete),
@@ -54,6 +57,15 @@ async def list_(request: web.Request) -> web.Response:
         for item in found[:limit]
     ]
     return answer({"objects": shown, "after": found[limit - 1].key if len(found) > limit else None})
+
+
+async def adopt(request: web.Request) -> web.Response:
+    await require_root(request)
+    reference = request.app[CONTEXT].reference_objects
+    if reference is None:
+        raise Unavailable("this server has no object storage")
+    found = await reference.adopt(owner_of(request))
+    return answer({"taken": found.taken, "here": found.here, "left": found.left})
 
 
 async def get(request: web.Request) -> web.Response:

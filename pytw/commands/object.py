@@ -1,4 +1,4 @@
-"""`tw object ls|get|put|rm GUILD ...` against a running server."""
+"""`tw object ls|get|put|rm|adopt GUILD ...` against a running server."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ from pytw.storage.objectkeys import checked_object_key
 
 #: Standard input or output, in place of a file.
 STREAM = "-"
+#: It reads and writes every file of a tenant.
+ADOPT_TIMEOUT_S = 600.0
 
 
 @click.group("object", context_settings={"help_option_names": ["-h", "--help"]})
 def object_() -> None:
-    """List, get, put and remove the files of a guild (or of a user, with --user)."""
+    """List, get, put, remove and take over the files of a guild (or of a user, with --user)."""
 
 
 def _key(_ctx: click.Context, _param: click.Parameter, key: str) -> str:
@@ -110,3 +112,16 @@ def rm(guild: int, keys: tuple[str, ...], user: bool, as_json: bool, **server: A
     for key in keys:
         answer = running.call("DELETE", _place(guild, key, user=user))
         tell(answer, f"{key}: removed", as_json=as_json)
+
+
+@tenant_command(object_, "adopt")
+def adopt(guild: int, user: bool, as_json: bool, **server: Any) -> None:
+    """Take over its files from the reference's bucket (antiraid.guilds or antiraid.users), which stays as it is.
+
+    What is here under the same key stays, too: it can be done again.
+    """
+    path = f"{tenant_path(guild, user=user)}/objects"
+    answer = control(**server).call("POST", path, timeout_s=ADOPT_TIMEOUT_S)
+    lines = [f"{answer['taken']} files taken over, {answer['here']} were here already"]
+    lines += [f"left: {key}: {why}" for key, why in answer["left"].items()]
+    tell(answer, "\n".join(lines), as_json=as_json)

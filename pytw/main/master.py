@@ -12,6 +12,7 @@ import os
 import socket
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from pytw.main.direct import complete, connections_warning
 from pytw.main.forkserver import ForkServer
 from pytw.main.health import Health
 from pytw.main.loop import new_event_loop
-from pytw.main.objects import open_blobs
+from pytw.main.objects import open_blobs, open_reference
 from pytw.main.options import ServeOptions
 from pytw.main.reaper import reap_strangers
 from pytw.main.rights import DATABASE_GID
@@ -36,6 +37,7 @@ from pytw.main.signals import Signals
 from pytw.main.topology import Topology
 from pytw.main.upstream import open_discord, open_mock
 from pytw.main.workers import Surroundings, Workers
+from pytw.storage.objectadopt import ReferenceObjects
 from pytw.storage.objects import ObjectStore
 from pytw.storage.postgres import EmbeddedPostgres
 from pytw.storage.stores import Stores
@@ -180,6 +182,7 @@ class _Master:
                 root_users=frozenset(str(user) for user in config.discord_auth.root_users),
                 mock=upstream.mock.say if upstream.mock is not None else None,
                 objects=objects,
+                reference_objects=ReferenceObjects(objects, partial(open_reference, config, self._data_dir)),
                 kv=stores.kv,
                 secrets=stores.secrets,
                 global_kv=stores.global_kv,

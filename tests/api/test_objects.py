@@ -11,6 +11,7 @@ import pytest
 from yarl import URL
 
 from pytw.limits import OBJECT_BYTES_MAX
+from pytw.storage.objectadopt import ReferenceObjects
 from pytw.storage.objectblobs import LocalBlobs
 from pytw.storage.objectlinks import ObjectLinks
 from pytw.storage.objects import ObjectStore
@@ -172,6 +173,16 @@ async def test_operators_page_through_a_listing(objects: ObjectStore, api: Api) 
     assert [item["key"] for item in page["objects"]] == ["a/4"]
     for wrong in ("limit=0", "limit=1001", "limit=x", "prefix=..", "after=a//b"):
         assert (await api.call("GET", f"/guilds/5/objects?{wrong}"))[0] == 400
+
+
+async def test_operators_take_over_what_the_reference_has(objects: ObjectStore, api: Api, tmp_path: Path) -> None:
+    assert (await api.call("POST", "/guilds/5/objects"))[0] == 503
+    (tmp_path / "old/5").mkdir(parents=True)
+    (tmp_path / "old/5/k").write_bytes(b"1")
+    api.context.reference_objects = ReferenceObjects(objects, lambda kind: LocalBlobs(tmp_path / "old"))
+    assert await api.call("POST", "/guilds/5/objects") == (200, {"taken": 1, "here": 0, "left": {}})
+    assert await objects.get(OWNER, "k") == b"1"
+    assert (await api.call("POST", "/guilds/5/objects", tcp=True))[0] == 401
 
 
 async def test_only_root_users_see_a_tenants_objects(objects: ObjectStore, api: Api) -> None:

@@ -84,6 +84,14 @@ def test_rm_removes_each(ask, server):
     assert [path for _, path, _ in asked] == ["/guilds/5/objects/a", "/guilds/5/objects/b%2Fc"]
 
 
+def test_adopt_tells_what_was_left(ask, server):
+    asked, answers = server
+    answers.append((200, {"taken": 2, "here": 1, "left": {"a": "too long"}}))
+    told = "2 files taken over, 1 were here already\nleft: a: too long\n"
+    assert ask("adopt", "5")[:2] == (0, told)
+    assert asked == [("POST", "/guilds/5/objects", None)]
+
+
 @pytest.mark.parametrize("command", ["get", "put", "rm"])
 @pytest.mark.parametrize("key", ["..", "../x", "a//b", "", "a\nb"])
 def test_keys_that_would_be_lost_on_their_way_are_refused(capsys, server, tmp_path, command, key):

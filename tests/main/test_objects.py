@@ -6,11 +6,11 @@ import pytest
 
 from pytw.config import Config
 from pytw.config.sections import ObjectStorage, Sites
-from pytw.errors import ConfigError
-from pytw.main.objects import open_blobs
+from pytw.errors import ConfigError, NotFound
+from pytw.main.objects import open_blobs, open_reference
 from pytw.storage.objectblobs import Blobs
 from pytw.storage.objectkeys import blob_path
-from pytw.types import Id
+from pytw.types import Id, OwnerType
 
 OWNER = Id.guild(5)
 
@@ -74,3 +74,15 @@ async def test_bucket_has_the_path_of_the_configuration(
 def test_a_bucket_needs_its_address_and_keys(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"object_storage.endpoint is not set"):
         open_blobs(Config(object_storage=ObjectStorage(type="s3-like")), tmp_path, "")
+
+
+async def test_the_reference_kept_each_kind_of_tenant_in_a_bucket(tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match=r"there is no folder .*objects/antiraid\.guilds"):
+        open_reference(Config(), tmp_path, OwnerType.GUILD)
+    (tmp_path / "objects/antiraid.users/5/d").mkdir(parents=True)
+    (tmp_path / "objects/antiraid.users/5/d/k").write_bytes(b"1")
+    found = open_reference(Config(), tmp_path, OwnerType.USER)
+    assert [key async for key in found.under("5")] == ["d/k"]
+    settings = ObjectStorage(type="s3-like", base_path="ours/x", endpoint="inner:9000", access_key="a", secret_key="b")
+    bucket = open_reference(Config(object_storage=settings), tmp_path, OwnerType.GUILD)
+    assert (await bucket.url(OWNER, "k", "5/k", 60)).startswith("http://inner:9000/antiraid.guilds/5/k?")

@@ -339,5 +339,8 @@ class ObjectsContract(OverPlace):
         assert await used(database) == (4, 4)
         # What is put there later is not looked for again.
         store = ObjectStore(database, blobs)
+        late = f"{folder_of(SHORT)}/late"
+        await place.put_raw(late, b"1")
         await store.put(SHORT, "e", b"5")
         assert await keys(ObjectStore(database, place.blobs())) == list("abcde")
+        await place.delete_raw(late)

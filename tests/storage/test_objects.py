@@ -13,12 +13,15 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 from pytw.errors import NotFound, StorageRefused, StorageUnavailable, Unavailable
+from pytw.limits import OBJECT_BYTES_MAX
 from pytw.storage import objectblobs
+from pytw.storage.objectadopt import ReferenceObjects
 from pytw.storage.objectblobs import LocalBlobs, S3Blobs
 from pytw.storage.objectkeys import blob_path, content_type
 from pytw.storage.objects import ObjectStore
 from pytw.storage.pool import Database, open_pool
 from pytw.storage.postgres import EmbeddedPostgres
+from pytw.types import OwnerType
 from tests.conftest import fresh_database
 from tests.storage.objectplaces import Crash, Fragile, LocalPlace, S3Place, s3_service
 from tests.storage.objects_broken_contract import BrokenObjectsContract
@@ -221,6 +224,42 @@ class TestDoubt:
         assert await keys(store) == []
         await store.put(SHORT, "first", b"2")
         assert await store.get(SHORT, "first") == b"2"
+
+
+# ---- what the reference has ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["local", "s3"])
+async def test_a_tenants_objects_of_the_reference_are_taken_and_stay_there(
+    kind: str, tmp_path: Path, s3_endpoint: str, database: Database
+) -> None:
+    reference: LocalPlace | S3Place = LocalPlace(tmp_path)
+    if kind == "s3":
+        reference = S3Place(s3_endpoint)
+        await reference.open()
+    there = {
+        "12/a.txt": b"1",
+        "12/d/e": b"22",
+        "12/mine": b"theirs",
+        "12/bad\\key": b"",
+        "12/large": b"x" * (OBJECT_BYTES_MAX + 1),
+        "123/other": b"3",
+    }
+    for path, data in there.items():
+        await reference.put_raw(path, data)
+    store = ObjectStore(database, LocalBlobs(tmp_path / "ours"))
+    await store.put(SHORT, "mine", b"mine")
+    adoption = ReferenceObjects(store, {OwnerType.GUILD: reference.blobs()}.__getitem__)
+    found = await adoption.adopt(SHORT)
+    assert (found.taken, found.here, sorted(found.left)) == (2, 1, ["bad\\key", "large"])
+    assert found.left["large"].endswith("is longer than 524,288 bytes")
+    assert (await adoption.adopt(SHORT))[:2] == (0, 3)
+    assert {key: await store.get(SHORT, key) for key in await keys(store)} == {
+        "a.txt": b"1",
+        "d/e": b"22",
+        "mine": b"mine",
+    }
+    assert await reference.raw() == there
 
 
 # ---- what is told of them --------------------------------------------------------------------------------
