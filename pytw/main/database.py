@@ -27,8 +27,12 @@ REACHABLE_WITHIN_S = 10.0
 RETRY_S = 0.5
 
 
-def start_embedded(config: Config, data_dir: Path) -> EmbeddedPostgres | None:
-    """Our own server, answering; None where the configuration names a database. From the main thread, before any loop."""
+def start_embedded(config: Config, data_dir: Path, *, guests: int = 0) -> EmbeddedPostgres | None:
+    """Our own server, answering; None where the configuration names a database. From the main thread, before any loop.
+
+    Args:
+        guests: the group of workers that ask it themselves.
+    """
     if config.meta.postgres_url:
         return None
     environ = dict(os.environ)
@@ -36,7 +40,7 @@ def start_embedded(config: Config, data_dir: Path) -> EmbeddedPostgres | None:
         environ["TW_PG_BIN"] = config.pg.bin
     if config.pg.user:
         environ["TW_PG_USER"] = config.pg.user
-    postgres = EmbeddedPostgres(data_dir, environ=environ)
+    postgres = EmbeddedPostgres(data_dir, environ=environ, guests=guests)
     try:
         postgres.start()
     except BaseException:

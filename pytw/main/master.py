@@ -37,8 +37,10 @@ from pytw.main.signals import Signals
 from pytw.main.topology import Topology
 from pytw.main.upstream import open_discord, open_mock
 from pytw.main.workers import Surroundings, Workers
+from pytw.storage import pgguests
 from pytw.storage.objectadopt import ReferenceObjects
 from pytw.storage.objects import ObjectStore
+from pytw.storage.pool import Database
 from pytw.storage.postgres import EmbeddedPostgres
 from pytw.storage.stores import Stores
 from pytw.storage.templatechoice import choose, choose_versions
@@ -62,7 +64,9 @@ def run(config: Config, options: ServeOptions, fork_server: ForkServer | None) -
     try:
         data_dir = DataDir.claim(config.data_dir)
         listener = bind(config.addrs.template_worker, key="addrs.template_worker", flag="--listen")
-        postgres = start_embedded(config, data_dir.path)
+        # Only where the master is root have workers accounts of their own, by which the server knows them.
+        guests = DATABASE_GID if options.worker_db == "direct" and os.geteuid() == 0 else 0
+        postgres = start_embedded(config, data_dir.path, guests=guests)
         with asyncio.Runner(loop_factory=new_event_loop) as runner:
             return runner.run(_Master(config, options, data_dir.path, listener, postgres, fork_server).serve())
     finally:
@@ -157,7 +161,7 @@ class _Master:
                 config.addrs.mesophyll_server or mesophyll_address(self._data_dir),
                 self._crash_loop,
                 self._refused,
-                **self._asked_by_workers(url),
+                **await self._asked_by_workers(url, database),
             )
         )
         stack.push_async_callback(workers.close)
@@ -199,15 +203,15 @@ class _Master:
         health.started = True
         self._show(topology, mock_url=mock_url, url=url)
 
-    def _asked_by_workers(self, url: str) -> dict[str, Any]:
+    async def _asked_by_workers(self, url: str, database: Database) -> dict[str, Any]:
         """How worker processes reach the database themselves, where they are to; others are told of none."""
         if self._options.worker_db != "direct":
             return {}
         if self._postgres is None or os.geteuid() != 0:
             # Of one account with its server, or as the address says.
             return {"database": complete(url, os.environ)}
-        self._postgres.admit(DATABASE_GID)
-        return {"database": url, "database_group": DATABASE_GID}
+        await pgguests.admit(database)
+        return {"database": self._postgres.guest_url, "database_group": DATABASE_GID}
 
     @property
     def _address(self) -> str:

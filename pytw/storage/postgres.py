@@ -31,7 +31,7 @@ from urllib.parse import quote
 
 from pytw.config.addresses import SOCKET_PATH_BYTES_MAX
 from pytw.errors import AlreadyRunning, ConfigError, PytwError, StorageRefused, StorageUnavailable
-from pytw.storage import pgfiles, pgprocesses
+from pytw.storage import pgfiles, pgguests, pgprocesses
 
 LOG = logging.getLogger("pytw.storage.postgres")
 
@@ -92,6 +92,7 @@ class EmbeddedPostgres:
         environ: Mapping[str, str] | None = None,
         settings: Mapping[str, str] | None = None,
         durable: bool = True,
+        guests: int = 0,
     ) -> None:
         """Starts nothing.
 
@@ -99,11 +100,13 @@ class EmbeddedPostgres:
             environ: where TW_PG_BIN and TW_PG_USER are looked up; None is ours.
             settings: server settings over `SETTINGS`.
             durable: False trades safety against power failure for speed (tests).
+            guests: the group that may come to the socket as guests (`pgguests`); only where we are root. 0: none.
         """
         self._data_dir = data_dir.absolute()
         self._environ = os.environ if environ is None else environ
         self._settings = {**SETTINGS, **({} if durable else NOT_DURABLE), **(settings or {})}
         self._durable = durable
+        self._guests = guests
         self._process: subprocess.Popen[bytes] | None = None
         self._closing = threading.Event()
         self._log_start = 0
@@ -122,15 +125,15 @@ class EmbeddedPostgres:
         """Arguments of `asyncpg.connect`."""
         return {"host": str(self._run), "port": PORT, "user": USER, "database": DATABASE}
 
-    def admit(self, group: int) -> None:
-        """Lets that group reach the socket, besides the account and root. After `start`."""
-        os.chown(self._run, -1, group)
-        self._run.chmod(0o710)
-
     @property
     def url(self) -> str:
         """The same as an address."""
         return f"postgresql://{USER}@/{DATABASE}?host={quote(str(self._run))}&port={PORT}"
+
+    @property
+    def guest_url(self) -> str:
+        """The address for guests."""
+        return self.url.replace(f"//{USER}@", f"//{pgguests.ROLE}@", 1)
 
     def start(self) -> None:
         """Return when the server answers; makes the cluster first where there is none.
@@ -232,6 +235,8 @@ class EmbeddedPostgres:
                 self._make_cluster()
             elif self._cluster.stat().st_uid != self._account.uid:
                 raise StorageRefused(f"{self._cluster} does not belong to {self._account.name}, who runs PostgreSQL")
+            if self._guests:
+                pgguests.write_rules(self._cluster, self._account, USER)
         except OSError as error:
             raise StorageRefused(f"cannot write {error.filename or self._data_dir}: {error.strerror}") from error
 
@@ -240,6 +245,9 @@ class EmbeddedPostgres:
         if len(os.fsencode(run / f".s.PGSQL.{PORT}")) > SOCKET_PATH_BYTES_MAX:
             run = self._temporary_run = Path(tempfile.mkdtemp(prefix="pytw-", dir="/tmp"))
         self._own(run)
+        if self._guests:
+            os.chown(run, -1, self._guests)
+            run.chmod(0o710)
         return run
 
     def _own(self, directory: Path) -> None:
@@ -352,6 +360,8 @@ class EmbeddedPostgres:
             with self._directories(self._cluster) as (data, run, passed), open(self._log, "ab") as log:
                 self._log_start = log.tell()
                 settings = {**self._settings, "unix_socket_directories": run}
+                if self._guests:
+                    settings |= {"hba_file": f"{data}/{pgguests.RULES}", "ident_file": f"{data}/{pgguests.NAMES}"}
                 options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
                 self._process = subprocess.Popen(
                     [str(self._files.bin / "postgres"), "-D", data, *options],

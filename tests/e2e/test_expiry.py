@@ -26,6 +26,8 @@ GUILDS = [(8 + i) << 22 for i in range(8)]
 #: The worker is killed when that share of the keys is handled.
 KILLS = (0.3, 0.6)
 WITHIN_S = 600.0
+#: Each look reads all keys.
+LOOK_S = 0.2
 LATER = datetime.now(UTC) + timedelta(days=1)
 FAILS, WRITTEN, EXTENDED = 10, 3, 5
 HANDLER = """
@@ -108,7 +110,7 @@ async def expire(server: Server, written: set[str], outside: set[str]) -> tuple[
             while (
                 (await scoped(stores.db, "expiring")) - (written & await scoped(stores.db, "handled")) - extended
             ) or not helpers[1].done():
-                await asyncio.sleep(0.2)
+                await asyncio.sleep(LOOK_S)
                 for helper in helpers:
                     if helper.done():
                         helper.result()

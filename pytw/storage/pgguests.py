@@ -1,0 +1,66 @@
+"""Workers as guests of the embedded server, where they ask it themselves (`--worker-db direct`).
+
+The role that owns the database may do everything, even have the server run programs. So the server tells its guests by the
+account at the other end of the socket, which is a worker's own where the master is root, and gives them a role that reads
+and writes rows of what workers work on, and nothing else.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pytw.storage.pgfiles import Account
+    from pytw.storage.pool import Database
+
+ROLE = "pytw_worker"
+#: Beside the cluster's own files, which serve where there are no guests.
+RULES, NAMES = "guests_hba.conf", "guests_ident.conf"
+#: What only the master touches: secrets, sessions, where the gateway is, objects and what has been migrated.
+PRIVATE = (
+    "_migrations_applied",
+    "gateway_cursors",
+    "template_secrets",
+    "tenant_objects",
+    "tenant_objects_usage",
+    "users",
+    "web_api_tokens",
+)
+
+_MAKE = f"""
+DO $$ BEGIN
+    IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = '{ROLE}') THEN CREATE ROLE {ROLE} LOGIN; END IF;
+END $$"""
+_GRANT = f"""
+GRANT USAGE ON SCHEMA public TO {ROLE};
+GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {ROLE};
+GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO {ROLE};
+REVOKE ALL ON {", ".join(PRIVATE)} FROM {ROLE}"""
+
+
+def write_rules(cluster: Path, account: Account, owner: str) -> None:
+    """Whom the server lets in: root and its own account as *owner*, everybody else who reaches its socket as a guest."""
+    texts = {
+        RULES: f"local all {ROLE} trust\nlocal all all peer map=own\nlocal replication all peer map=own\n",
+        NAMES: "".join(f"own {name} {owner}\n" for name in dict.fromkeys(("root", account.name))),
+    }
+    for name, text in texts.items():
+        part = cluster / f"{name}.part"
+        part.write_text(text)
+        os.chown(part, account.uid, account.gid)
+        part.rename(cluster / name)
+
+
+async def admit(database: Database) -> None:
+    """Gives guests their rights, and those only. After migrations, which may bring tables.
+
+    Raises: StorageUnavailable.
+    """
+    async with database.transaction() as connection:
+        await connection.execute(_MAKE)
+        await connection.execute(_GRANT)
+
+
+__all__ = ["PRIVATE", "ROLE", "admit", "write_rules"]
