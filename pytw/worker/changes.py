@@ -45,6 +45,7 @@ class TenantChanges:
         loads: ProgramLoads,
         cache: WorkerCacheData,
         tell_start: TellStart,
+        refreshed: Callable[[int], None],
         *,
         mine: WorkerFilter,
         spawn: Callable[[Coroutine[Any, Any, None]], None],
@@ -52,6 +53,7 @@ class TenantChanges:
     ) -> None:
         """
         Args:
+            refreshed: told of each tenant that was refreshed and may run.
             mine: which tenants live in this worker.
             spawn: has work done beside everything else.
             event_s: how long an event may run.
@@ -64,6 +66,7 @@ class TenantChanges:
         self._loads = loads
         self._cache = cache
         self._tell_start = tell_start
+        self._refreshed = refreshed
 
     # -- what scripts change ---------------------------------------------------------------------------
 
@@ -125,12 +128,14 @@ class TenantChanges:
         await self._loads.refresh(tenant)
         if self._state.refusal(tenant) is Outcome.BANNED:
             await self.drop(tenant)
-        elif self._loads.loop_mode:
+            return
+        if self._loads.loop_mode:
             await self._vms.let_end(tenant, CHANGE_PATIENCE_S)
             await self.drop(tenant)
             self._start(tenant, REFRESHED_PAYLOAD)
         elif was_banned:
             self._start(tenant, UNBANNED_PAYLOAD)
+        self._refreshed(tenant)
 
     def _start(self, tenant: int, payload: bytes) -> None:
         if self._state.listens(tenant, ON_STARTUP):

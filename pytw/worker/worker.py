@@ -146,6 +146,7 @@ class Worker:
             self.loads,
             self.cache,
             self._tell_later,
+            self._refreshed,
             mine=self.filter,
             spawn=self._spawn,
             event_s=spec.limits.event_deadline_ms / 1000,
@@ -299,6 +300,8 @@ class Worker:
     async def refresh_tenant(self, tenant: int) -> None:
         """Returns when the tenant's next event sees its state and templates of now. Raises: Unavailable."""
         await self.changes.refresh(tenant)
+
+    def _refreshed(self, tenant: int) -> None:
         self._spawn(self.expiry.retry(tenant))
         self.resume.again(tenant)
 

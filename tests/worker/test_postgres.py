@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import msgpack
+import msgspec
 import pytest
 
 from pytw.storage.pool import open_pool
 from pytw.storage.stores import Stores
-from pytw.types import Draft, Id, Outcome
+from pytw.types import Draft, Id, Outcome, TenantState
 from pytw.worker.thread import WorkerThread
 from pytw.worker.worker import Worker
 
@@ -106,3 +108,51 @@ async def test_key_that_its_handler_extends_stays(stores: Stores, thread: Worker
     assert finished == [0], "no key was deleted"
     record = await stores.kv.get(A, "k", ["s"])
     assert record is not None and msgpack.unpackb(record.value) == 2
+
+
+#: A loop as small as can be: it runs the templates that the store has, each in the loop's own isolate.
+LOOP = """
+return function(ctx)
+	local results = {}
+	for _, record in ctx.KV:find('%%', {'templates'}) do
+		local template = record.value
+		local events = assert(loadstring(ctx.Runtime:get_template(template.name).content['init.luau']))()
+		local handler = events[ctx:event().name]
+		if handler then
+			local ok, value = pcall(handler, ctx)
+			table.insert(results, { type = if ok then 'ok' else 'err', id = template.name, value = value })
+		end
+	end
+	if ctx:event().name == 'Make' then
+		ctx.Runtime:create_template({
+			name = 'made', content = { ['init.luau'] = "return { New = function() return 'new' end }" },
+		})
+		task.wait()
+	end
+	return results
+end
+"""
+
+
+async def test_templates_that_a_loop_makes_are_in_its_store_and_run(stores: Stores, tmp_path: Path):
+    (tmp_path / "init.luau").write_text(LOOP)
+    await stores.tenants.set_tenant_state(A, TenantState(frozenset({"Make"}), {"own": 1}))
+    found = WorkerThread(Worker(msgspec.structs.replace(spec(), builtins_dir=str(tmp_path)), stores, MemoryDiscord()))
+    await found.start()
+    try:
+        ended = await found.dispatch_event(A, event("Make"))
+        assert ended.outcome is Outcome.OK, ended.templates
+        (made,) = await stores.loop_templates.list(GUILD)
+        assert (made.name, made.author, made.allowed_caps) == ("made", "template $builtins", [])
+        assert await stores.templates.list(GUILD) == []
+        await until(lambda: found.worker.state.listens(A, "New"), "the gate")
+
+        async def runs() -> bool:
+            ended = (await found.dispatch_event(A, event("New"))).templates
+            return [(t.template, t.value, t.error) for t in ended] == [("made", "new", None)]
+
+        await until(runs, "the new template")
+        state = await stores.tenants.tenant_state(A)
+        assert (state.events, state.data["own"]) == ({"Make", "New"}, 1)
+    finally:
+        await found.kill()
