@@ -67,15 +67,16 @@ async def list_(request: web.Request) -> web.Response:
     await require_root(request)
     limit = _number(request.query.get("limit", str(VERSIONS_SHOWN)), "limit", TEMPLATE_VERSIONS_MAX)
     before = _number(request.query["before"], "before") if "before" in request.query else None
-    versions = request.app[CONTEXT].versions()
-    found = await versions.list(owner_of(request), template_name(request), limit=limit, before=before)
+    owner, name = owner_of(request), template_name(request)
+    found = await request.app[CONTEXT].versions().list(owner, name, limit=limit, before=before)
     return answer({"versions": [_shown(version) for version in found]})
 
 
 async def get(request: web.Request) -> web.Response:
     await require_root(request)
     number = _number(request.match_info["number"], "the version")
-    version, files = await request.app[CONTEXT].versions().get(owner_of(request), template_name(request), number)
+    owner, name = owner_of(request), template_name(request)
+    version, files = await request.app[CONTEXT].versions().get(owner, name, number)
     return answer({**_shown(version), "files": files})
 
 

@@ -38,6 +38,7 @@ GET = f"SELECT {_SHOWN} FROM {_FROM} WHERE {_MINE} AND v.number = $4"
 
 FIND = f"SELECT v.id, v.events, v.error, v.bytes FROM template_versions v WHERE {_MINE} AND v.number = $4"
 LAST = f"SELECT max(v.number) FROM template_versions v WHERE {_MINE}"
+OF_ID = "SELECT number, bytes FROM template_versions WHERE id = $1"
 MENDED = "UPDATE template_versions SET events = $2, compiles = true, error = NULL WHERE id = $1"
 
 ROW = "SELECT deployed_version, shop_ref FROM templates WHERE owner_id = $1 AND owner_type = $2 AND name = $3"
@@ -210,11 +211,8 @@ class VersionStore:
             if row["shop_ref"] is not None:
                 size = (await listing(connection, shop_ref(row["shop_ref"])))["bytes"]
             elif row["deployed_version"] is not None:
-                statement = "SELECT number, bytes FROM template_versions WHERE id = $1"
-                size, number = (
-                    (v := await connection.fetchrow(statement, row["deployed_version"]))["bytes"],
-                    v["number"],
-                )
+                version = await connection.fetchrow(OF_ID, row["deployed_version"])
+                size, number = version["bytes"], version["number"]
             await require_room(connection, owner, name, size, self._limits)
         return Deployed(number, row["shop_ref"])
 
