@@ -217,7 +217,7 @@ DB_RETRY_FIRST_S = 0.1  # and a random half of it; doubles
 DB_CONNECTIONS = 7  # of the master, and of each worker with --worker-db direct
 BREAKER_FAILURES = 5
 BREAKER_WAIT_FIRST_S = 0.25
-BREAKER_WAIT_S_MAX = 4.0
+BREAKER_WAIT_S_MAX = 1.0  # a server that is back is found within this time
 BREAKER_PROBE_S_MAX = DB_CONNECT_S + DB_STATEMENT_S
 
 # ---- storage ---------------------------------------------------------------------------------------

@@ -141,6 +141,7 @@ class _Master:
         if taken_over := await stores.user_tokens.seal_all():
             log.info("%d access tokens of users stood in clear, and are encrypted now", taken_over)
         if self._postgres is not None:
+            self._postgres.on_return = database.breaker.try_now
             self._background(stack, self._postgres.supervise())
         upstream = await (open_mock() if dev else open_discord(config))
         stack.push_async_callback(upstream.close)

@@ -64,6 +64,10 @@ class Breaker:
             self.state = State.CLOSED
             self._wait_s = BREAKER_WAIT_FIRST_S
 
+    def try_now(self) -> None:
+        """The database is said to be back: the next call finds out."""
+        self._next_try_at = self._clock()
+
     def failed(self, reason: str) -> None:
         """The database could not be reached, or a connection did not answer any more."""
         self.failures += 1

@@ -24,7 +24,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -112,6 +112,8 @@ class EmbeddedPostgres:
         self._log_start = 0
         self._temporary_run: Path | None = None
         self.restarts = 0
+        #: Called by `supervise` each time that a server which had ended answers again.
+        self.on_return: Callable[[], object] = lambda: None
 
     # ---- what callers need ---------------------------------------------------------------------------
 
@@ -204,6 +206,7 @@ class EmbeddedPostgres:
                     return
                 self.restarts += 1
                 LOG.warning("PostgreSQL answers again")
+                self.on_return()
                 break
 
     # ---- before the first start ----------------------------------------------------------------------

@@ -75,7 +75,7 @@ def test_each_probe_that_fails_doubles_the_wait_up_to_its_bound(breaker: Breaker
                 continue
         waits.append(clock.now - began)
         breaker.failed("refused")
-    assert waits == [0.25, 0.5, 1.0, 2.0, *[BREAKER_WAIT_S_MAX] * 4]
+    assert waits == [0.25, 0.5, *[BREAKER_WAIT_S_MAX] * 6]
     assert breaker.opened == 1
     breaker.answered()
     fail(breaker)
@@ -88,5 +88,14 @@ def test_probe_of_a_caller_that_gave_up_gives_way_to_the_next(breaker: Breaker, 
     clock.now = 1.0
     breaker.admit()
     clock.now += BREAKER_PROBE_S_MAX
+    breaker.admit()
+    assert breaker.state is State.PROBING
+
+
+def test_word_that_the_database_is_back_is_tried_at_once(breaker: Breaker, clock: Clock) -> None:
+    breaker.try_now()
+    assert breaker.state is State.CLOSED
+    fail(breaker)
+    breaker.try_now()
     breaker.admit()
     assert breaker.state is State.PROBING

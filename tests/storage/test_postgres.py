@@ -93,6 +93,7 @@ class TestRunning:
         """Three times under load from twenty writers, who meet no other error than that storage is unavailable."""
         supervisor = asyncio.create_task(server.supervise())
         database = await open_pool(server.url, 20)
+        server.on_return = database.breaker.try_now
         await database.execute("CREATE TABLE acknowledged (writer int, number int)")
         acknowledged: set[tuple[int, int]] = set()
         done = asyncio.Event()
@@ -118,6 +119,8 @@ class TestRunning:
             assert await answers(server, within_s=10) < 2
         done.set()
         await asyncio.gather(*writers)
+        while server.restarts < 3:
+            await asyncio.sleep(RETRY_S)
         kept = {tuple(row) for row in await database.fetch("SELECT writer, number FROM acknowledged")}
         await database.close()
         assert len(acknowledged) > 20
