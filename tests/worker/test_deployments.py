@@ -11,6 +11,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from pytw import values
 from pytw.api import ApiContext, ApiServer
 from pytw.storage.pool import open_pool
 from pytw.storage.stores import Stores
@@ -21,7 +22,7 @@ from pytw.worker.thread import WorkerThread
 from pytw.worker.worker import Worker
 from tests.api.conftest import FakeHealth
 
-from .fakes import MemoryDiscord
+from .fakes import MemoryDiscord, until
 from .workerlike_contract import A, B, C, event, spec
 
 ENTRY = "local lib = require('./lib') return { E = function() return lib.value end }"
@@ -222,6 +223,27 @@ async def test_of_deployments_at_once_the_last_one_saved_runs(rig: Rig) -> None:
     runs = await rig.stores.templates.get(Id.of(A), "t")
     assert await rig.runs() == [runs.files["lib.luau"].split("'")[1]]  # type: ignore[index]
     assert runs.version == 6
+
+
+async def test_handler_that_runs_while_its_template_changes_ends_as_it_began(rig: Rig) -> None:
+    """The reference drops the VM, and with it whatever runs in it."""
+    slow = """
+        local lib = require('./lib')
+        return { E = function(ctx)
+            ctx.KV:set('in', 1, {'s'})
+            while ctx.KV:get('go', {'s'}) == nil do task.wait(0.02) end
+            return lib.value
+        end }"""
+    await rig.put("one", "beside")
+    await rig.call("PUT", "t", {"files": {**files("one"), "init.luau": slow}})
+    running = asyncio.create_task(rig.runs())
+    await until(lambda: rig.stores.kv.get(A, "in", ["s"]), "the handler to start")
+    await rig.put("two", "beside")
+    await rig.put("two")
+    assert await rig.runs() == ["two", "two"]
+    assert not running.done()
+    await rig.stores.kv.set(A, "go", ["s"], values.pack(1))
+    assert await running == ["one", "one"]
 
 
 async def test_in_loop_mode_there_is_what_runs_and_the_rest_is_refused_with_the_reason(rig: Rig) -> None:
