@@ -204,7 +204,14 @@ def _pour(programs: Client, source: Path, clear: str | None, server_major: int) 
                     process.kill()
                     process.wait(END_S_MAX)
         if failed:
-            raise ConfigError(f"nothing was restored: {words(_text(said) or _text(told))}")
+            raise _failed("nothing was restored", programs, _text(said) or _text(told))
+
+
+def _failed(what: str, programs: Client, output: bytes) -> ConfigError:
+    text = words(output)
+    without_tls = "SSL" in text or "no encryption" in text
+    hint = f"if {programs.binaries} has no TLS, set TW_PG_BIN to programs that have" if without_tls else None
+    return ConfigError(f"{what}: {text}", hint=hint)
 
 
 def _text(written: IO[bytes]) -> bytes:
@@ -221,7 +228,7 @@ def _run(programs: Client, program: str, *arguments: str) -> bytes:
         check=False,
     )
     if done.returncode:
-        raise ConfigError(f"{program} fails: {words(done.stderr)}")
+        raise _failed(f"{program} fails", programs, done.stderr)
     return done.stdout
 
 

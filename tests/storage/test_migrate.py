@@ -107,6 +107,19 @@ async def test_no_files_is_an_incomplete_installation(tmp_path: Path) -> None:
         files(tmp_path)
 
 
+async def test_sorted_sets_are_what_they_were_in_the_first_version(database_url: str) -> None:
+    """The function was written anew for speed; rows that it accepted stay valid."""
+    first = "CREATE FUNCTION first_version(items text[]) RETURNS boolean LANGUAGE sql IMMUTABLE RETURN items = ARRAY("
+    first += 'SELECT DISTINCT item COLLATE "C" FROM unnest(items) AS item ORDER BY 1)'
+    cases = "{} {a} {NULL} {a,b} {b,a} {a,a} {a,NULL} {NULL,a} {a,NULL,NULL} {a,B} {B,a} {a,ab,é} [2:3]={a,b} {{a,b}} {a,b,a}"
+    connection = await asyncpg.connect(database_url)
+    await connection.execute(first)
+    differ = "SELECT items FROM unnest($1::text[]) AS items WHERE is_sorted_set(items::text[]) <> first_version(items::text[])"
+    assert await connection.fetch(differ, cases.split()) == []
+    assert await connection.fetchval("SELECT is_sorted_set('{a,b}') AND NOT is_sorted_set('{b,a}')")
+    await connection.close()
+
+
 def test_the_wheel_carries_its_own_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Inside the package first, else beside it in the tree."""
     package = tmp_path / "pytw"
