@@ -202,7 +202,7 @@ TENANT_EVENT_BYTES_MAX = 128
 TENANT_DATA_BYTES_MAX = 262_144
 STATE_READS_TENANT_BYTES_MAX = 2 * MIB  # of states that a tenant's templates have read, in its worker
 STATE_READS_BYTES_MAX = 32 * MIB
-SCRUBBED_TENANT_MAX = 500  # forms of secrets that a tenant has read, in its worker
+SCRUBBED_TENANT_MAX = 4_000  # forms of secrets that a tenant has read, in its worker
 SCRUBBED_BYTES_MAX = 32 * MIB
 
 # ---- database --------------------------------------------------------------------------------------

@@ -54,12 +54,14 @@ class Scrubber:
         known = self.tenants.setdefault(tenant, _Tenant())
         self.tenants.move_to_end(tenant)
         for form in _forms(value):
-            if known.names.pop(form, None) is None:
+            if form not in known.names:
                 self._count(known, len(form))
+                known.pattern = None
             known.names[form] = name
+            known.names.move_to_end(form)
         while len(known.names) > SCRUBBED_TENANT_MAX:
             self._count(known, -len(known.names.popitem(last=False)[0]))
-        known.pattern = None
+            known.pattern = None
         while self.bytes > self._bytes_max and len(self.tenants) > 1:
             self.bytes -= self.tenants.popitem(last=False)[1].bytes
 
