@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from pytw import values
 from pytw.errors import ConfigError, SchemaOutdated
+from pytw.storage import migrate as module
 from pytw.storage import takeover
 from pytw.storage.migrate import TAKEOVER, Kind, files, migrate, require_current, status
 from pytw.storage.takeover import valuesv1
@@ -116,6 +117,35 @@ async def test_values_of_an_interrupted_conversion_are_not_converted_twice(
     assert await kv(empty_database_url) == expected(rows, 0)
     noted = (await left(empty_database_url))["the value looks converted already, and was not converted again"]
     assert {row["id"] for row in noted} == {row.id for row in rows[1:][:converted]}
+
+
+class Crash(Exception):
+    """In place of the process's end."""
+
+
+@pytest.mark.weakness(13)
+@pytest.mark.parametrize("point", ["move", "_apply", "take_accounts", "take_shared", "take_kv", "take_templates"])
+async def test_a_take_over_that_ended_half_way_goes_on_where_it_was(
+    empty_database_url: str, monkeypatch: pytest.MonkeyPatch, point: str
+) -> None:
+    rows = reference.some_rows()
+    await build(empty_database_url, rows, 0)
+    where = module if point == "_apply" else takeover
+    work = getattr(where, point)
+
+    async def works_and_ends(*arguments: Any) -> None:
+        await work(*arguments)
+        raise Crash
+
+    with monkeypatch.context() as patched:
+        patched.setattr(where, point, works_and_ends)
+        with pytest.raises(Crash):
+            await migrate(empty_database_url)
+    with pytest.raises(SchemaOutdated, match="not taken over yet"):
+        await require_current(empty_database_url)
+    assert (await migrate(empty_database_url))[-1] == TAKEOVER
+    assert await kv(empty_database_url) == expected(rows, 0)
+    await consistent(empty_database_url)
 
 
 async def test_the_tables_of_the_reference_stay_as_they_were(empty_database_url: str) -> None:
