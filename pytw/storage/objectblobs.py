@@ -35,8 +35,6 @@ CALL_S_MAX: Final = 10.0
 RETRIES_MAX: Final = 2
 #: So long after it was sent may a service still carry out what it has not answered.
 DOUBT_S: Final = 15.0
-#: Folders may vanish under a writer, where another tenant's last file goes.
-FOLDER_ATTEMPTS_MAX: Final = 3
 
 
 class Blobs(Protocol):
@@ -130,7 +128,8 @@ class LocalBlobs(_ObstoreBlobs):
     def __init__(self, directory: Path, links: ObjectLinks | None = None) -> None:
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._store = LocalStore(directory, automatic_cleanup=True)
+            # Empty folders stay: one that goes with its last file may be another tenant's way to its first.
+            self._store = LocalStore(directory)
         except (OSError, BaseError) as error:
             words = error.strerror if isinstance(error, OSError) else str(error).partition("\n")[0]
             raise StorageRefused(f"cannot write {directory}: {words}") from error
@@ -171,19 +170,15 @@ def _write(root: Path, path: str, data: bytes) -> None:
 
 def _opened(root: Path, place: Path) -> int:
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-    for left in reversed(range(FOLDER_ATTEMPTS_MAX)):
-        try:
-            return os.open(place, flags, 0o600)
-        except FileNotFoundError:
-            if not left or not root.is_dir():
-                raise
-        for folder in reversed(place.relative_to(root).parents):
-            try:
-                (root / folder).mkdir(mode=0o700, exist_ok=True)
-            except FileNotFoundError:
-                break
-            _sync_folder((root / folder).parent)
-    raise AssertionError("unreachable: the last attempt returns or raises")
+    try:
+        return os.open(place, flags, 0o600)
+    except FileNotFoundError:
+        if not root.is_dir():
+            raise
+    for folder in list(reversed(place.relative_to(root).parents))[1:]:
+        (root / folder).mkdir(mode=0o700, exist_ok=True)
+        _sync_folder((root / folder).parent)
+    return os.open(place, flags, 0o600)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import os
@@ -21,7 +22,7 @@ from pytw.storage.objectkeys import blob_path, content_type
 from pytw.storage.objects import ObjectStore
 from pytw.storage.pool import Database, open_pool
 from pytw.storage.postgres import EmbeddedPostgres
-from pytw.types import OwnerType
+from pytw.types import Id, OwnerType
 from tests.conftest import fresh_database
 from tests.storage.objectplaces import Crash, Fragile, LocalPlace, S3Place, s3_service
 from tests.storage.objects_broken_contract import BrokenObjectsContract
@@ -97,6 +98,18 @@ async def test_a_file_is_on_disk_before_it_has_its_name(tmp_path: Path, monkeypa
     assert steps[-3:] == ["file", "rename", "folder"]
     assert steps[:-3].count("folder") >= 2
     assert stat.S_IMODE((tmp_path / "objects" / path).stat().st_mode) == 0o600
+
+
+async def test_tenants_that_come_and_go_do_not_take_each_others_folders(tmp_path: Path) -> None:
+    blobs = LocalBlobs(tmp_path / "objects")
+
+    async def come_and_go(owner: Id) -> None:
+        path = blob_path(owner, "k")
+        for _ in range(60):
+            await blobs.put(path, b"1", key="k")
+            await blobs.delete(path)
+
+    await asyncio.gather(*(come_and_go(Id.guild(number)) for number in range(4)))
 
 
 async def test_what_a_killed_writer_left_is_written_over(tmp_path: Path, database: Database) -> None:
