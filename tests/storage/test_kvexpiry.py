@@ -13,9 +13,11 @@ import orjson
 import pytest
 
 from pytw.limits import KV_EXPIRY_ATTEMPTS_MAX, KV_EXPIRY_CLAIM_S, KV_EXPIRY_CLAIM_S_MAX, KV_EXPIRY_RETRY_S
-from pytw.storage.kv import DELETE, EXISTS, FIND, GET, KEYS, RAREST, SET
+from pytw.storage.kv import DELETE, EXISTS, FIND, GET, KEYS, RAREST
 from pytw.storage.kvexpiry import CLAIM, FINISH, RELEASE, RESUME, RESUME_TENANT, RETRY
 from pytw.storage.kvrules import LAST_KEY, key_range
+from pytw.storage.kvstaff import BROWSE
+from pytw.storage.kvtogether import READ, WRITE
 from pytw.storage.migrate import directory
 from pytw.storage.pool import connect
 from pytw.storage.stores import Stores
@@ -213,7 +215,12 @@ QUERIES = {
     "find, end of the prefix": (FIND, ("1", "guild", ["s"], "ban:%", "ban:9999", "", BAN, 10, "s")),
     "rarest": (RAREST, ("1", "guild", ["s", "t", "x"])),
     "keys": (KEYS, ("1", "guild", ["s"], "s", True, 10)),
-    "set": (SET, ("1", "guild", "ban:2", ["s"], "x", False, "1", None, False, None, 1 << 30, 1 << 30)),
+    "read": (READ, ([0], ["1"], ["guild"], ["ban:2"], ['["s"]'])),
+    "write": (
+        WRITE,
+        ([0], ["1"], ["guild"], ["ban:2"], ['["s"]'], ["x"], [False], ["1"], [None], [False], [None], 1 << 30, 1 << 30),
+    ),
+    "browse": (BROWSE, ("1", "guild", [], "ban:%", "ban:5", "", BAN, 10)),
     "delete": (DELETE, ("1", "guild", "ban:50000", ["t"])),
 }
 
