@@ -307,7 +307,7 @@ class TestAccount:
     @pytest.mark.skipif(not ROOT, reason="only root switches")
     def test_programs_that_only_root_can_read_are_copied(self, directory: Path, tmp_path: Path) -> None:
         """With the libraries beside them, to a place that the account can enter; the original keeps its mode."""
-        original = next(iter(pgfiles._places({})))
+        original = next(iter(pgfiles.places({})))
         package = tmp_path / "private" / original.parents[1].name
         shutil.copytree(original.parent, package / original.parent.name, symlinks=True)
         libs = original.parents[1].with_name(f"{original.parents[1].name}.libs")
