@@ -22,6 +22,7 @@ local n = 0
 return {
 	OnStartup = function(ctx) ctx.KV:set('started', ctx:event().data.reason, {'s'}) end,
 	KeyExpiry = function(ctx) ctx.KV:set('expired', true, {'s'}) end,
+	KeyResume = function(ctx) ctx.KV:set('resumed', true, {'s'}) end,
 	Tick = function(ctx)
 		task.spawn(function()
 			while true do
@@ -35,7 +36,7 @@ return {
 	E = function() return 'ran' end,
 }
 """
-EVENTS = ("OnStartup", "KeyExpiry", "Tick", "Wait", "E")
+EVENTS = ("OnStartup", "KeyExpiry", "KeyResume", "Tick", "Wait", "E")
 LOOP = f"local t = (function() {BUSY} end)() return function(ctx) return t[ctx:event().name](ctx) end"
 
 
@@ -118,15 +119,19 @@ async def test_ban_survives_a_restart_and_nothing_starts_for_it(world: Rig):
     await world.threads[-1].kill()
     world.db.records.clear()
     world.db.due = [(A, record(A, "k"))]
+    await world.db.kv_set(A, "r", ["s"], msgpack.packb(1), resume=True)
     again = await world.start(world.threads[-1].worker.spec.builtins_dir)
     assert await world.run("E") is Outcome.BANNED
     refused = again.worker.dispatch.why
-    await until(lambda: "KeyExpiry" in {note.event for note in refused.of(A)}, "the due key to be refused")
+    background = {"KeyExpiry", "KeyResume", "OnStartup"}
+    await until(lambda: background <= {note.event for note in refused.of(A)}, "what starts by itself to be refused")
     assert {note.outcome for note in refused.of(A)} == {Outcome.BANNED}
-    assert (world.kept("started"), world.kept("expired"), world.db.finished) == (None, None, [])
+    assert [world.kept(key) for key in ("started", "expired", "resumed")] == [None, None, None]
+    assert world.db.finished == []
     await world.ban(False)
     assert await world.run("E") is Outcome.OK
     await until(lambda: world.kept("started") is not None, "the start after the ban")
+    await until(lambda: world.kept("resumed"), "the key that is resumed")
 
 
 async def test_ban_leaves_its_neighbours_alone(world: Rig):
