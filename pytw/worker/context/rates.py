@@ -68,7 +68,8 @@ def plugin_rates(*, compat: bool) -> dict[str, PluginRates]:
         "globalkv": PluginRates(Rate(30, _S)),
         "objectstorage": PluginRates(Rate(75, _S)),
         "http": PluginRates(Rate(3, 5 * _S)),
-        "runtime": PluginRates(Rate(10, _S)),
+        # Secrets are read with each event that needs one.
+        "runtime": PluginRates(Rate(10, _S), {"get_secret": Rate(50, _S)}, frozenset({"get_secret"})),
     }
 
 
