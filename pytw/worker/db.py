@@ -30,8 +30,8 @@ from pytw.routing import owns_part, worker_of
 from pytw.workerdb import Operation, WorkerDb, over
 
 IN_FLIGHT_MAX = 64
-#: What the master answers for every worker, besides what is asked of the object storage.
-MASTER_OPERATIONS = frozenset({"secret_get"})
+#: What the master answers for every worker, besides what is asked of the object storage: what has to do with secrets.
+MASTER_OPERATIONS = frozenset({"secret_get", "template_save", "template_delete"})
 #: The worker's own operations take turns like a tenant.
 WORKER_ITSELF = -1
 

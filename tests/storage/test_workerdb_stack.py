@@ -11,6 +11,8 @@ from pytw.limits import Limits
 from pytw.main.direct import DirectDb
 from pytw.mesophyll import db_client
 from pytw.routing import worker_of
+from pytw.storage import pgguests
+from pytw.storage.postgres import USER
 from pytw.storage.stores import Stores
 from pytw.worker.db import WorkerDB
 from pytw.worker.spec import WorkerSpec
@@ -63,10 +65,14 @@ class TestOverMesophyll(_Stack):
 
 
 class TestDirect(_Stack):
+    """With no more rights than guests of the embedded database have."""
+
     @pytest.fixture
-    async def db(self, served: list[WorkerDb], database_url: str) -> AsyncIterator[Pool]:
+    async def db(self, served: list[WorkerDb], stores: Stores, database_url: str) -> AsyncIterator[Pool]:
+        await pgguests.admit(stores.db)
+        url = database_url.replace(f"//{USER}@", f"//{pgguests.ROLE}@", 1)
         own = [
-            DirectDb(WorkerSpec(worker_id=n, workers=WORKERS, database=database_url, database_connections=2), link)
+            DirectDb(WorkerSpec(worker_id=n, workers=WORKERS, database=url, database_connections=2), link)
             for n, link in enumerate(served)
         ]
         for one in own:
