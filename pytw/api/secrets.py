@@ -7,6 +7,8 @@ through deployments and roll-backs, and go when the template is removed.
 
 from __future__ import annotations
 
+import logging
+
 import msgspec
 from aiohttp import web
 
@@ -27,6 +29,8 @@ class PutSecret(msgspec.Struct, forbid_unknown_fields=True):
     value: str
 
 
+log = logging.getLogger("staff")
+
 _decoder = msgspec.json.Decoder(PutSecret)
 
 
@@ -46,10 +50,11 @@ async def list_(request: web.Request) -> web.Response:
 
 
 async def put(request: web.Request) -> web.Response:
-    await require_root(request)
+    who = await require_root(request)
     owner, template, name = owner_of(request), _template(request), _secret(request)
     asked = await body_of(request, _decoder)
     await _store(request).put(owner, template, name, asked.value)
+    log.info("secret %s of template %s set by %s", name, template, who.name, extra={"tenant": owner.key})
     told: dict[str, object] = {"template": template, "name": name}
     if template != BUILTINS:
         try:
@@ -60,9 +65,10 @@ async def put(request: web.Request) -> web.Response:
 
 
 async def delete(request: web.Request) -> web.Response:
-    await require_root(request)
-    template, name = _template(request), _secret(request)
-    await _store(request).remove(owner_of(request), template, name)
+    who = await require_root(request)
+    owner, template, name = owner_of(request), _template(request), _secret(request)
+    await _store(request).remove(owner, template, name)
+    log.info("secret %s of template %s removed by %s", name, template, who.name, extra={"tenant": owner.key})
     return answer({"template": template, "name": name, "removed": True})
 
 

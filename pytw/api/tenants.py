@@ -6,6 +6,8 @@ PUT and DELETE of the ban answer when it is in force, or lifted, in the owning w
 
 from __future__ import annotations
 
+import logging
+
 from aiohttp import web
 
 from pytw.api.answers import answer
@@ -13,6 +15,8 @@ from pytw.api.auth import require_root
 from pytw.api.context import CONTEXT, Tenants
 from pytw.api.running import TENANT, owner_of, when_running
 from pytw.errors import Unavailable
+
+log = logging.getLogger("staff")
 
 
 def routes() -> list[web.RouteDef]:
@@ -40,9 +44,10 @@ async def unban(request: web.Request) -> web.Response:
 
 
 async def _set_banned(request: web.Request, *, banned: bool) -> web.Response:
-    await require_root(request)
+    who = await require_root(request)
     owner = owner_of(request)
     await _store(request).set_banned(owner.key, banned)
+    log.info("%s by %s", "banned" if banned else "ban lifted", who.name, extra={"tenant": owner.key})
     return await when_running(request.app[CONTEXT], owner, {"banned": banned})
 
 

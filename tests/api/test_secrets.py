@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator
 
 import pytest
@@ -36,6 +37,18 @@ async def test_set_list_change_and_remove(api: Api, secrets: SecretStore) -> Non
     assert (await api.call("GET", f"{PLACE}/token"))[0] == 405
     assert (await api.call("DELETE", f"{PLACE}/token"))[0] == 200
     assert (await api.call("DELETE", f"{PLACE}/token"))[0] == 404
+
+
+async def test_who_sets_one_is_in_the_log_and_its_value_is_not(
+    api: Api, secrets: SecretStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    await api.call("PUT", f"{PLACE}/token", {"value": "hunter2"})
+    await api.call("PUT", f"{PLACE}/token", {"value": "hunter2" * 1_000})
+    await api.call("DELETE", f"{PLACE}/token")
+    said = [record.getMessage() for record in caplog.records if record.name == "staff"]
+    assert said == [f"secret token of template a/b {what} by control" for what in ("set", "removed")]
+    assert "hunter2" not in caplog.text
 
 
 async def test_secret_before_its_template_is_kept_and_told(api: Api, secrets: SecretStore) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 
 from pytw.errors import NotReady
@@ -38,6 +40,14 @@ async def test_ban_and_unban_answer_when_the_worker_has_them(
     assert (status, state) == (200, {"events": ["A", "B"], "data": {"k": [1]}, "banned": True, "revision": 3})
     assert await api.call("DELETE", f"/{owner}/5/ban") == (200, {"banned": False, "running": True})
     assert (tenants.banned, api.workers.refreshed) == ({key: False}, [key, key])
+
+
+async def test_who_bans_is_in_the_log(api: Api, tenants: FakeTenants, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "staff")
+    await api.call("PUT", "/guilds/5/ban")
+    await api.call("DELETE", "/guilds/5/ban")
+    assert caplog.messages == ["banned by control", "ban lifted by control"]
+    assert {record.tenant for record in caplog.records} == {5}
 
 
 async def test_ban_is_kept_where_the_worker_is_away(api: Api, tenants: FakeTenants) -> None:
