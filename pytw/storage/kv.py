@@ -21,6 +21,7 @@ from pytw.limits import KV_FIND_BYTES_MAX, KV_FIND_ROWS_MAX, KV_LIST_KEYS_MAX, K
 from pytw.storage.kvrules import (
     COLUMNS,
     OWNED,
+    OWNS,
     ROOM,
     beside,
     checked_cursor,
@@ -61,8 +62,8 @@ GET = _BEST.format(columns=COLUMNS, exact=EXACT, under=_UNDER)
 EXISTS = f"""
 SELECT EXISTS (SELECT FROM tenant_kv WHERE {EXACT}) OR EXISTS (
     SELECT FROM tenant_kv WHERE id = ANY (ARRAY(SELECT id FROM tenant_kv_scopes WHERE {_UNDER})) AND scopes @> $4)"""
-PLACE_OF_ID = f"SELECT key, scopes FROM tenant_kv WHERE {OWNED} AND id = $3"
-GET_BY_ID = f"SELECT {COLUMNS} FROM tenant_kv WHERE {OWNED} AND id = $3"
+PLACE_OF_ID = f"SELECT key, scopes FROM tenant_kv WHERE {OWNS} AND id = $3"
+GET_BY_ID = f"SELECT {COLUMNS} FROM tenant_kv WHERE {OWNS} AND id = $3"
 
 DELETE = f"""
 WITH {ROOM}, doomed AS (
@@ -70,12 +71,12 @@ WITH {ROOM}, doomed AS (
     WHERE id = ANY (ARRAY(SELECT id FROM tenant_kv_scopes WHERE {_UNDER})) AND scopes @> $4 ORDER BY id FOR UPDATE OF tenant_kv
 )
 DELETE FROM tenant_kv USING doomed WHERE tenant_kv.id = doomed.id"""
-DELETE_BY_ID = f"WITH {ROOM} DELETE FROM tenant_kv USING room WHERE {OWNED} AND id = $3"
+DELETE_BY_ID = f"WITH {ROOM} DELETE FROM tenant_kv USING room WHERE {OWNS} AND id = $3"
 
 _NEW_EXPIRY = """UPDATE tenant_kv SET expires_at = {at}, version = version + 1, expiry_attempts = 0,
     expiry_claimed_until = NULL, expiry_retry_at = NULL, last_updated_at = now()"""
 SET_EXPIRY = f"{_NEW_EXPIRY.format(at='$5')} WHERE {EXACT}"
-SET_EXPIRY_BY_ID = f"{_NEW_EXPIRY.format(at='$4')} WHERE {OWNED} AND id = $3"
+SET_EXPIRY_BY_ID = f"{_NEW_EXPIRY.format(at='$4')} WHERE {OWNS} AND id = $3"
 
 # Which of several scopes has the fewest rows; a thousand are as good as any number.
 RAREST = f"""

@@ -23,7 +23,7 @@ from pytw.limits import (
     KV_RESUME_ROWS_MAX,
     KV_RETRY_ROWS_MAX,
 )
-from pytw.storage.kvrules import COLUMNS, OWNED, ROOM, beside, owner_of, readable, tenant_of, value_bytes
+from pytw.storage.kvrules import COLUMNS, OWNED, OWNS, ROOM, beside, owner_of, readable, tenant_of, value_bytes
 from pytw.types import KvPlace, KvRecord, KvReleased
 
 if TYPE_CHECKING:
@@ -49,14 +49,14 @@ RETURNING owner_type, owner_id, tenant_kv.{COLUMNS}"""
 FINISH = f"""
 WITH {ROOM}, doomed AS (
     SELECT id FROM tenant_kv JOIN unnest($3::text[], $4::bigint[]) AS handled (id, version) USING (id, version), room
-    WHERE {OWNED} AND expires_at <= now() ORDER BY id FOR UPDATE OF tenant_kv
+    WHERE {OWNS} AND expires_at <= now() ORDER BY id FOR UPDATE OF tenant_kv
 )
 DELETE FROM tenant_kv USING doomed WHERE tenant_kv.id = doomed.id"""
 
 FAIL = f"""
 UPDATE tenant_kv SET expiry_claimed_until = NULL, expiry_retry_at = now() + make_interval(secs =>
     least({KV_EXPIRY_RETRY_S} * 2 ^ (expiry_attempts - 1), {KV_EXPIRY_RETRY_S_MAX}))
-WHERE {OWNED} AND id = $3 AND version = $4 AND expiry_claimed_until IS NOT NULL
+WHERE {OWNS} AND id = $3 AND version = $4 AND expiry_claimed_until IS NOT NULL
 RETURNING expiry_attempts >= {KV_EXPIRY_ATTEMPTS_MAX}"""
 
 RELEASE = f"""

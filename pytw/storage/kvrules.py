@@ -28,6 +28,9 @@ R = TypeVar("R")
 #: The columns that `from_row` reads.
 COLUMNS = "id, key, scopes, value::text AS value, version, created_at, last_updated_at, expires_at, resume"
 OWNED = "owner_id = $1 AND owner_type = $2"
+#: The same as no index knows it, for rows that are found by id: without statistics a planner would look through all that the
+#: tenant has.
+OWNS = "owner_id IS NOT DISTINCT FROM $1 AND owner_type IS NOT DISTINCT FROM $2"
 #: Before a transaction makes, resizes or deletes keys of a tenant: in this order two of them never wait for each other.
 LOCK_ROOM = f"SELECT FROM tenant_kv_usage WHERE {OWNED} FOR UPDATE"
 #: One row, which comes once that lock is held: for a statement that deletes.

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, NamedTuple
 from pytw.limits import KV_EXPIRY_ATTEMPTS_MAX, KV_FIND_ROWS_MAX
 from pytw.storage.kvrules import (
     COLUMNS,
-    OWNED,
     beside,
     checked_cursor,
     checked_scopes,
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 
 BROWSE = f"""
 SELECT {COLUMNS}, expiry_attempts, due_at FROM tenant_kv
-WHERE {OWNED} AND scopes @> $3 AND (key, id) > ($5, $6) AND key < $7 AND ($4::text IS NULL OR key LIKE $4)
+WHERE owner_type || owner_id = $2 || $1 AND scopes @> $3 AND (key, id) > ($5, $6) AND key < $7 AND ($4::text IS NULL OR key LIKE $4)
 ORDER BY key, id LIMIT $8"""
 
 
