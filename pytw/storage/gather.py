@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Hashable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from copy import copy
-from functools import partial
 from typing import Generic, TypeVar
 
 from pytw.errors import InternalError, PytwError, Unavailable
@@ -29,7 +28,6 @@ class Gather(Generic[Item, Result]):
             the statement may have run.
         together_max: questions in one statement.
         in_flight_max: statements at the same time.
-        alone: what of two questions with the same value must not be under way at the same time; they go in their order.
     """
 
     def __init__(
@@ -38,66 +36,63 @@ class Gather(Generic[Item, Result]):
         *,
         together_max: int,
         in_flight_max: int,
-        alone: Callable[[Item], Hashable] | None = None,
     ) -> None:
         self._run = run
         self._together_max = together_max
         self._in_flight_max = in_flight_max
-        self._alone = alone
-        self._busy: set[Hashable] = set()
         self._waiting: deque[_Asked[Item, Result]] = deque()
         self._running: set[asyncio.Task[None]] = set()
+        self._under_way = 0
         self._scheduled = False
 
     async def ask(self, item: Item) -> Result:
         """The result for *item*. Raises: what *run* does.
 
-        Cancellation: what has not started never does; what has, ends unheard.
+        Cancellation: what has not started never does; of what has, others may hear the end, and it may have changed things.
         """
         loop = asyncio.get_running_loop()
+        if not (self._waiting or self._under_way):
+            return await self._at_once(item, loop)
         answer: asyncio.Future[Result] = loop.create_future()
         self._waiting.append((item, answer))
         self._schedule(loop)
         return await answer
 
+    async def _at_once(self, item: Item, loop: asyncio.AbstractEventLoop) -> Result:
+        """Nobody else asks: without a task, and without the turns of the loop that it takes."""
+        self._under_way += 1
+        try:
+            return (await self._run([item]))[0]
+        finally:
+            self._under_way -= 1
+            if self._waiting:
+                self._schedule(loop)
+
     def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
         # At the end of the tick, so that what comes in one frame goes into one statement.
-        if not self._scheduled and len(self._running) < self._in_flight_max:
+        if not self._scheduled and self._under_way < self._in_flight_max:
             self._scheduled = True
             loop.call_soon(self._start)
 
     def _start(self) -> None:
         self._scheduled = False
-        batch = self._next()
+        batch = []
+        while self._waiting and len(batch) < self._together_max:
+            asked = self._waiting.popleft()
+            if not asked[1].done():
+                batch.append(asked)
         if batch:
             loop = asyncio.get_running_loop()
             task = loop.create_task(self._answer(batch))
             self._running.add(task)
-            task.add_done_callback(partial(self._ended, [item for item, _ in batch]))
+            self._under_way += 1
+            task.add_done_callback(self._ended)
             if self._waiting:
                 self._schedule(loop)
 
-    def _next(self) -> list[_Asked[Item, Result]]:
-        batch: list[_Asked[Item, Result]] = []
-        left: deque[_Asked[Item, Result]] = deque()
-        while self._waiting and len(batch) < self._together_max:
-            asked = self._waiting.popleft()
-            if asked[1].done():
-                continue
-            if self._alone is not None:
-                place = self._alone(asked[0])
-                if place in self._busy:
-                    left.append(asked)
-                    continue
-                self._busy.add(place)
-            batch.append(asked)
-        self._waiting.extendleft(reversed(left))
-        return batch
-
-    def _ended(self, items: list[Item], task: asyncio.Task[None]) -> None:
+    def _ended(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)
-        if self._alone is not None:
-            self._busy.difference_update(map(self._alone, items))
+        self._under_way -= 1
         if self._waiting:
             self._schedule(task.get_loop())
 
