@@ -76,7 +76,7 @@ class Gather(Generic[Item, Result]):
 
     def _start(self) -> None:
         self._scheduled = False
-        batch = []
+        batch: list[_Asked[Item, Result]] = []
         while self._waiting and len(batch) < self._together_max:
             asked = self._waiting.popleft()
             if not asked[1].done():
