@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from pytw.storage.pool import Database
 
 KEY = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{1,62}[A-Za-z0-9_-]")
+#: Of `GLOBAL_KV_VERSION_MAX`.
+VERSION_DIGITS_MAX = 10
 STAFF = "staff"
 REVIEW_STATES = frozenset({"pending", "approved", "denied"})
 
@@ -81,6 +83,8 @@ written AS (
     ON CONFLICT (scope, key, version) DO NOTHING RETURNING 1
 )
 SELECT versions, bytes, EXISTS (SELECT FROM written) AS written FROM used"""
+
+RETIRED = f"SELECT EXISTS (SELECT FROM global_kv_retired WHERE {PLACE})"
 
 # What was bought stays: the statement deletes nothing, and says so. A purchase at the same moment meets the foreign key.
 DELETE = f"""
@@ -169,19 +173,21 @@ class GlobalKvStore:
         checked_entry(entry)
         metadata, content = entry.public_metadata.decode(), entry.data.decode()
         told_of_it = (short, long, metadata, content, public_data, price, review_state)
-        told = await self._db.fetchrow(CREATE, scope, key, version, owner_type, owner_id, *told_of_it)
-        assert told is not None
-        if told["written"]:
-            return
+        async with self._db.transaction() as connection:
+            told = await connection.fetchrow(CREATE, scope, key, version, owner_type, owner_id, *told_of_it)
+            assert told is not None
+            if told["written"]:
+                # A deletion that was under way when the statement began has retired the number since.
+                if await connection.fetchval(RETIRED, scope, key, version):
+                    raise _exists(key, version)
+                return
         if told["versions"] >= GLOBAL_KV_OWNED_MAX:
             raise LimitExceeded(f"too many versions published ({told['versions']:,}, at most {GLOBAL_KV_OWNED_MAX:,})")
         if told["bytes"] >= GLOBAL_KV_OWNED_BYTES_MAX:
             raise LimitExceeded(
                 f"too much published ({told['bytes']:,} bytes together, at most {GLOBAL_KV_OWNED_BYTES_MAX:,})"
             )
-        raise Conflict(
-            f"version {version} of {key} exists already", hint="versions are immutable: publish the next one"
-        )
+        raise _exists(key, version)
 
     async def delete(self, scope: str, key: str, version: int, *, owner_type: str, owner_id: str) -> None:
         """Take an own version away. If it was ever approved, its number is never given again.
@@ -200,6 +206,10 @@ class GlobalKvStore:
             raise Conflict(f"version {version} of {key} was bought, and stays for its buyers")
 
 
+def _exists(key: str, version: int) -> Conflict:
+    return Conflict(f"version {version} of {key} exists already", hint="versions are immutable: publish the next one")
+
+
 def may_exist(key: str, version: int) -> bool:
     """Whether there can be such a version at all."""
     return KEY.fullmatch(key) is not None and 0 < version <= GLOBAL_KV_VERSION_MAX
@@ -210,7 +220,8 @@ def global_place(after: str | None) -> tuple[int, str]:
     if after is None:
         return 0, ""
     version, separator, key = after.partition(":")
-    if not separator or not version.isascii() or not version.isdigit() or not may_exist(key, int(version[:11])):
+    readable = version.isascii() and version.isdigit() and len(version) <= VERSION_DIGITS_MAX
+    if not separator or not readable or not may_exist(key, int(version)):
         raise RequestError(f"not a cursor: {after[:80]!r}", hint="`after` is what the page before told")
     return int(version), key
 

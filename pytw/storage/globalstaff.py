@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from pytw.errors import Conflict, NotFound, RequestError
 from pytw.limits import GLOBAL_KV_FIND_BYTES_MAX, GLOBAL_KV_FIND_ROWS_MAX, GLOBAL_KV_PURCHASES_SHOWN_MAX
-from pytw.storage.globalkv import COLUMNS, PLACE, STAFF, checked_price, checked_review_state, may_exist, record
+from pytw.storage.globalkv import COLUMNS, PLACE, STAFF, checked_price, checked_review_state, may_exist, page, record
 from pytw.types import GlobalPage, GlobalPurchase, Id, OwnerType
 
 if TYPE_CHECKING:
@@ -67,9 +67,7 @@ class GlobalKvStaff:
         Raises: RequestError.
         """
         limit = max(1, min(limit, GLOBAL_KV_FIND_ROWS_MAX))
-        rows = await self._db.fetch(LIST, checked_review_state(state), *after, limit)
-        items = [record(row) for row in rows]
-        return GlobalPage(items, items[-1].cursor if items and rows[0]["candidates"] > len(items) else None)
+        return page(await self._db.fetch(LIST, checked_review_state(state), *after, limit))
 
     async def get(self, scope: str, key: str, version: int) -> GlobalRecord:
         """One version with its data, whatever its state. Raises: NotFound."""

@@ -15,8 +15,10 @@ from pytw.limits import (
     GLOBAL_KV_OWNED_BYTES_MAX,
     GLOBAL_KV_OWNED_MAX,
 )
+from pytw.storage.globalkv import DELETE
 from pytw.storage.stores import Stores
 from pytw.types import Id
+from tests.storage.waiting import until_it_waits
 
 MINE: dict[str, Any] = {"owner_type": "user", "owner_id": "1"}
 
@@ -74,6 +76,17 @@ async def test_the_number_of_a_version_that_was_seen_is_never_given_again(stores
     with pytest.raises(Conflict, match="version 1 of seen exists already"):
         await _published(stores, "seen", data="something else")
     await _published(stores, "seen", 2)
+
+
+async def test_who_publishes_while_it_is_deleted_does_not_get_its_number(stores: Stores) -> None:
+    await _published(stores, "seen")
+    async with stores.db.transaction() as deletion:
+        await deletion.execute(DELETE, "s", "seen", 1, "user", "1")
+        publishing = asyncio.create_task(_published(stores, "seen", data="something else"))
+        await until_it_waits(stores.db, publishing)
+    with pytest.raises(Conflict, match="version 1 of seen exists already"):
+        await publishing
+    assert await stores.db.fetchval("SELECT count(*) FROM global_kv") == 0
 
 
 async def test_a_version_that_nobody_saw_may_be_published_again(stores: Stores) -> None:
