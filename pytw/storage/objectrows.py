@@ -28,7 +28,7 @@ CHANGING = f"""
 SELECT {_COLUMNS} FROM tenant_objects WHERE {_OWNED} AND changing_since IS NOT NULL ORDER BY changing_since LIMIT $3"""
 PAGE = f"""
 SELECT key, size, sha256, last_updated_at FROM tenant_objects
-WHERE {_OWNED} AND key >= $3 AND key < $4 AND key > $5 AND sha256 IS NOT NULL
+WHERE {_OWNED} AND key >= $3 AND key < $4 AND key > $5 AND sha256 IS NOT NULL AND NOT doomed
 ORDER BY key LIMIT $6"""
 # A row that is changing already is left alone: no row comes back.
 RESERVE = """
@@ -106,7 +106,7 @@ class ObjectRows:
         return [ObjectRow(*row) for row in await self._db.fetch(CHANGING, *_of(owner), limit)]
 
     async def page(self, owner: Id, prefix: str, *, after: str, limit: int) -> list[ObjectInfo]:
-        """Objects by the bytes of their keys, from behind *after* on; a first write is not there before its end."""
+        """Objects by the bytes of their keys, from behind *after* on; not before a first write's end, nor after a deletion's begin."""
         rows = await self._db.fetch(PAGE, *_of(owner), prefix, prefix + _LAST, after, limit)
         return [_info(*row) for row in rows]
 

@@ -231,6 +231,7 @@ class TestDoubt:
             with pytest.raises(NotFound):
                 await store.get(SHORT, key)
             assert not await store.exists(SHORT, key)
+            assert await keys(store) == []
             with pytest.raises(StorageUnavailable, match="has not ended"):
                 await store.put(SHORT, key, b"2")
         await database.execute("UPDATE tenant_objects SET changing_since = changing_since - interval '1001 s'")
