@@ -10,5 +10,7 @@ SOURCES = 0x7079_7478
 SHOP = 0x7079_7479
 #: Hashed with a tenant: who sets one of its secrets.
 SECRETS = 0x7079_747A
+#: Hashed with a tenant: who changes its templates.
+TEMPLATES = 0x7079_747B
 
-__all__ = ["MIGRATE", "SECRETS", "SHOP", "SOURCES"]
+__all__ = ["MIGRATE", "SECRETS", "SHOP", "SOURCES", "TEMPLATES"]

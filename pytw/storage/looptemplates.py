@@ -23,10 +23,11 @@ from pytw.limits import KV_FIND_BYTES_MAX, KV_FIND_ROWS_MAX, KV_VALUE_BYTES_MAX,
 from pytw.storage.kv import KvStore, to_row
 from pytw.storage.kvrules import LOCK_ROOM
 from pytw.storage.looprecords import EVENT_REFS, PAUSED_SCOPE, SCOPE, StoredTemplate, asked, stored
-from pytw.storage.templatechecks import checked_files, checked_name
+from pytw.storage.templatechecks import checked_files, checked_message, checked_name, checked_settings
 from pytw.storage.templates import Guard, Template, unguarded
+from pytw.storage.templatewrites import alone, key_of
 from pytw.storage.tenants import TenantStore, checked_events
-from pytw.types import ENTRY, EVERY_CAPABILITY, LUAU_SUFFIXES, Draft, Id, TenantState
+from pytw.types import ENTRY, LUAU_SUFFIXES, Draft, Id, TenantState
 
 if TYPE_CHECKING:
     from pytw.storage.pool import Database
@@ -81,19 +82,19 @@ class LoopTemplateStore:
             raise RequestError(NO_VERSIONS)
         if draft.entry not in (ENTRY, *(ENTRY + suffix for suffix in LUAU_SUFFIXES)):
             raise RequestError(f"in loop mode a template starts at {ENTRY}", hint="leave --entry out")
-        sources = checked_files(draft.files, self._limits)
+        sources, settings = checked_files(draft.files, self._limits), checked_settings(draft)
         value: dict[str, Any] = {
             "type": "custom",
             "name": name,
             "content": values.LazyStringMap(sources),
-            "allowed_caps": [EVERY_CAPABILITY] if draft.allowed_caps is None else list(draft.allowed_caps),
+            "allowed_caps": settings.caps_or_all,
             "language": "luau",
             "events": checked_events(draft.events or ()),
-            "message": draft.message,
+            "message": checked_message(draft.message),
         }
-        if draft.events_override is not None:
-            value["events_override"] = checked_events(draft.events_override)
-        more = {"error_channel": draft.error_channel, "author": draft.author}
+        if settings.override is not None:
+            value["events_override"] = settings.override
+        more = {"error_channel": settings.error_channel, "author": draft.author}
         value |= {key: text for key, text in more.items() if text is not None}
 
         async def work(inside: Database) -> int:
@@ -164,8 +165,8 @@ class LoopTemplateStore:
         for attempt in range(TRIES_MAX):
             try:
                 async with self._db.atomic() as inside:
-                    await inside.execute("SELECT pg_advisory_xact_lock(hashtextextended($1 || $2, 0))", *_key(owner))
-                    await inside.execute(LOCK_ROOM, *_key(owner))
+                    await alone(inside, owner)
+                    await inside.execute(LOCK_ROOM, *key_of(owner))
                     return await work(inside)
             except Conflict:
                 if attempt == TRIES_MAX - 1:
@@ -195,7 +196,7 @@ class LoopTemplateStore:
     async def _lay(self, inside: Database, owner: Id, one: StoredTemplate, text: str, *, away: bool) -> None:
         """Put the record where loops look, or where none does, with *text* for its value."""
         scopes = {*one.record.scopes} - {SCOPE, PAUSED_SCOPE} | {PAUSED_SCOPE if away else SCOPE}
-        await inside.execute(MOVE, *_key(owner), one.record.id, sorted(scopes), text)
+        await inside.execute(MOVE, *key_of(owner), one.record.id, sorted(scopes), text)
 
     async def _take(self, inside: Database, owner: Id, one: StoredTemplate) -> None:
         await KvStore(inside, self._limits).delete(owner.key, one.record.key, one.record.scopes)
@@ -212,7 +213,7 @@ class LoopTemplateStore:
             ) from error
 
     async def _require_room(self, inside: Database, owner: Id, name: str, but: Sequence[str], more: int) -> None:
-        used = await inside.fetchrow(USED, *_key(owner), [SCOPE], [PAUSED_SCOPE], list(but))
+        used = await inside.fetchrow(USED, *key_of(owner), [SCOPE], [PAUSED_SCOPE], list(but))
         assert used is not None
         if used["templates"] >= self._limits.templates_max:
             raise LimitExceeded(
@@ -233,16 +234,12 @@ class LoopTemplateStore:
         events, refs = asked(state, key, {event for event in wanted if event != EVERY_EVENT})
         found = await inside.fetchval(
             "SELECT EXISTS (SELECT FROM tenant_kv WHERE owner_id = $1 AND owner_type = $2 AND scopes @> $3)",
-            *_key(owner),
+            *key_of(owner),
             [SCOPE],
         )
         data = {**state.data, HAVE_TEMPLATES: bool(found), EVENT_REFS: refs}
         if (events, data) != (state.events, state.data):
             await tenants.set_tenant_state(owner.key, TenantState(events, data), if_revision=state.revision)
-
-
-def _key(owner: Id) -> tuple[str, str]:
-    return owner.owner_id, owner.owner_type.value
 
 
 __all__ = ["LoopTemplateStore"]

@@ -17,7 +17,7 @@ from pytw.limits import SCRIPT_TEMPLATE_TRIES_MAX, Limits
 from pytw.storage.looptemplates import LoopTemplateStore
 from pytw.storage.secrets import SecretStore
 from pytw.storage.templatechecks import checked_name
-from pytw.storage.templates import Template, TemplateStore
+from pytw.storage.templates import Guard, Template, TemplateStore
 from pytw.types import EVERY_CAPABILITY, Draft, Id, ScriptCaller, TemplateInfo
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ class ScriptTemplates:
         """
         owner, name = Id.of(tenant), checked_name(draft.name)
 
-        async def change(old: Template | None, guard: Callable[[Any], Awaitable[None]]) -> None:
+        async def change(old: Template | None, guard: Guard) -> None:
             wanted = decided(caller, draft, old, new=new)
             await self._store(self._db, loop=caller.loop).put(owner, wanted, guard)
 
@@ -121,7 +121,7 @@ class ScriptTemplates:
         """Take a template away for a script, and its own secrets with it. Raises: Forbidden, NotFound."""
         owner = Id.of(tenant)
 
-        async def change(_old: Template | None, guard: Callable[[Any], Awaitable[None]]) -> None:
+        async def change(_old: Template | None, guard: Guard) -> None:
             await self._store(self._db, loop=caller.loop).remove(owner, name, guard)
 
         await self._changing(owner, checked_name(name), caller, change)
@@ -132,7 +132,7 @@ class ScriptTemplates:
         owner: Id,
         name: str,
         caller: ScriptCaller,
-        change: Callable[[Template | None, Callable[[Any], Awaitable[None]]], Awaitable[None]],
+        change: Callable[[Template | None, Guard], Awaitable[None]],
     ) -> None:
         for _ in range(SCRIPT_TEMPLATE_TRIES_MAX):
             old = await self._find(owner, name, loop=caller.loop)
@@ -142,7 +142,7 @@ class ScriptTemplates:
                 return
         raise Conflict(f"template {name} is being changed by others", hint="try again")
 
-    def _guard(self, owner: Id, name: str, old: Template | None, *, loop: bool) -> Callable[[Any], Awaitable[None]]:
+    def _guard(self, owner: Id, name: str, old: Template | None, *, loop: bool) -> Guard:
         """Raises, inside the transaction of the change, if what it was decided over is not what is stored."""
         before = None if old is None else old.last_updated_at
 

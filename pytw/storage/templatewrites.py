@@ -24,6 +24,8 @@ from pytw.types import Id
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+ALONE = "SELECT pg_advisory_xact_lock(hashtextextended($1 || $2, $3))"
+
 #: The listing that a template's row ``t`` runs, as ``s``: nothing where there is none that is approved.
 LISTING = """
 LEFT JOIN LATERAL (
@@ -109,7 +111,12 @@ async def begin(connection: Any, owner: Id) -> None:
     """One change of a tenant's templates at a time, and none of the shop or of what is collected meanwhile."""
     await connection.execute("SELECT pg_advisory_xact_lock_shared($1)", locks.SHOP)
     await sources.hold(connection)
-    await connection.execute("SELECT pg_advisory_xact_lock(hashtextextended($1 || $2, 0))", *key_of(owner))
+    await alone(connection, owner)
+
+
+async def alone(connection: Any, owner: Id) -> None:
+    """One change of a tenant's templates at a time, whichever store has them."""
+    await connection.execute(ALONE, *key_of(owner), locks.TEMPLATES)
 
 
 async def require_room(connection: Any, owner: Id, name: str, size: int, limits: Limits) -> None:
@@ -204,4 +211,4 @@ async def prune(connection: Any, owner: Id, name: str, saved: int) -> bool:
     return await sources.lose(connection, (digest for row in gone for digest in row["hashes"]))
 
 
-__all__ = ["LISTING", "begin", "key_of", "listing", "prune", "require_room", "run"]
+__all__ = ["LISTING", "alone", "begin", "key_of", "listing", "prune", "require_room", "run"]

@@ -7,6 +7,7 @@ import pytest
 from pytw import values
 from pytw.errors import LimitExceeded, NotReady, RequestError
 from pytw.eventnames import DEFAULT_EVENTS
+from pytw.limits import TEMPLATE_CAPS_MAX, TEMPLATE_MESSAGE_BYTES_MAX
 from pytw.storage import looptemplates
 from pytw.storage.looprecords import asked
 from pytw.storage.looptemplates import LoopTemplateStore
@@ -152,6 +153,22 @@ async def test_templates_together_stay_what_a_loop_reads_at_once(stores: Stores)
 async def test_entry_is_init(stores: Stores) -> None:
     with pytest.raises(RequestError, match="starts at init"):
         await stores.loop_templates.put(GUILD, Draft("t", ONE, entry="other"))
+
+
+@pytest.mark.parametrize(
+    ("more", "error"),
+    [
+        ({"error_channel": "general"}, RequestError),
+        ({"allowed_caps": ["x"] * (TEMPLATE_CAPS_MAX + 1)}, LimitExceeded),
+        ({"message": "x" * (TEMPLATE_MESSAGE_BYTES_MAX + 1)}, LimitExceeded),
+    ],
+)
+async def test_what_is_said_of_a_template_is_checked_as_everywhere(
+    stores: Stores, more: Any, error: type[Exception]
+) -> None:
+    with pytest.raises(error):
+        await stores.loop_templates.put(GUILD, Draft("t", ONE, **more))
+    assert await stores.loop_templates.list(GUILD) == []
 
 
 async def test_state_that_a_script_changes_meanwhile_is_not_lost(
