@@ -9,11 +9,13 @@ import pytest
 
 from pytw.errors import Conflict, LimitExceeded, NotFound, RequestError
 from pytw.limits import SHOP_SOURCE_BYTES_MAX
+from pytw.storage import locks, sources
 from pytw.storage.shop import Publication
 from pytw.storage.stores import Stores
 from pytw.storage.templateversions import Deployed
 from pytw.types import Draft, Id
 from tests.storage.templates_contract import GUILD, ONE, TWO
+from tests.storage.waiting import until_it_waits
 
 
 async def publish(stores: Stores, *versions: str, approve: bool = True, **more: Any) -> None:
@@ -182,6 +184,21 @@ async def test_rolling_back_leads_from_the_shop_to_own_files_and_back(stores: St
         await stores.versions.rollback(GUILD, "g")
 
 
+async def test_takers_and_reviews_wait_for_each_other(stores: Stores) -> None:
+    await publish(stores, "1")
+    for lock, work in (
+        ("pg_advisory_xact_lock_shared", stores.shop.review("greet", "1", "denied")),
+        ("pg_advisory_xact_lock_shared", stores.shop.withdraw("greet", "1")),
+        ("pg_advisory_xact_lock", take(stores, "$shop/greet#1")),
+    ):
+        async with stores.db.transaction() as connection:
+            await connection.execute(f"SELECT {lock}($1)", locks.SHOP)
+            waiting: asyncio.Task[object] = asyncio.create_task(work)
+            await until_it_waits(stores.db, waiting)
+            waiting.cancel()
+            await asyncio.wait([waiting])
+
+
 async def test_bytes_of_the_shop_count_for_the_tenant(stores: Stores) -> None:
     big = {f"{number}.luau": "-" * 250_000 for number in range(4)}
     for version in "12345":
@@ -203,9 +220,13 @@ async def test_whoever_takes_it_while_it_is_reviewed_is_told_or_refused(stores: 
 
 
 async def test_sources_of_the_shop_are_not_collected(stores: Stores) -> None:
+    """Also those that tenants have had as their own, and have none of any more."""
     await publish(stores, "1")
-    await stores.templates.put(GUILD, Draft("t", {"init.luau": "return '1'"}))
     for number in range(101):
         await stores.templates.put(Id.guild(9), Draft(f"x{number}", {"init.luau": "return '1'"}))
         await stores.templates.remove(Id.guild(9), f"x{number}")
+    await stores.db.execute("DELETE FROM template_versions")
+    await stores.db.execute("INSERT INTO loose_sources SELECT hash FROM sources")
+    await sources.collect(stores.db)
+    assert await stores.db.fetchval("SELECT count(*) FROM loose_sources") == 0
     assert (await stores.shop.get("greet", "1")).files == {"init.luau": "return '1'"}

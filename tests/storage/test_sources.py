@@ -7,10 +7,12 @@ import asyncio
 import pytest
 
 from pytw.errors import LimitExceeded, NotFound
-from pytw.storage import sources, templatewrites
+from pytw.storage import locks, sources, templatewrites
+from pytw.storage.shop import Publication
 from pytw.storage.stores import Stores
 from pytw.types import Draft, Id
 from tests.storage.templates_contract import GUILD, ONE
+from tests.storage.waiting import until_it_waits
 
 
 def text(number: int) -> dict[str, str]:
@@ -99,6 +101,25 @@ async def test_collector_that_never_came_is_made_up_for(stores: Stores, monkeypa
     await stores.templates.put(GUILD, Draft("t", text(3), deploy=False))
     assert await count(stores) == 1
     assert await stores.db.fetchval("SELECT count(*) FROM loose_sources") == 0
+
+
+async def test_collector_waits_for_who_saves(stores: Stores) -> None:
+    """What was looked for and not yet referred to is not taken away meanwhile."""
+    async with stores.db.transaction() as connection:
+        await sources.hold(connection)
+        collecting = asyncio.create_task(sources.collect(stores.db))
+        await until_it_waits(stores.db, collecting)
+    await collecting
+
+
+async def test_who_saves_waits_for_the_collector(stores: Stores) -> None:
+    async with stores.db.transaction() as connection:
+        await connection.execute(sources.ALONE, locks.SOURCES)
+        for save in (stores.templates.put(GUILD, Draft("t", ONE)), stores.shop.publish(Publication("t", "1", ONE, []))):
+            saving: asyncio.Task[object] = asyncio.create_task(save)
+            await until_it_waits(stores.db, saving)
+            saving.cancel()
+            await asyncio.wait([saving])
 
 
 async def test_no_source_is_lost_among_savers_and_collectors(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
