@@ -107,14 +107,3 @@ async def envelope(
     except Exception as error:
         log.exception("%s %s failed", request.method, request.path)
         return failure(500, "internal", f"a bug of ours: {type(error).__name__}; the log has the rest")
-
-
-def snowflake(text: str, what: str) -> int:
-    """An id given as digits.
-
-    Raises:
-        RequestError.
-    """
-    if text.isascii() and text.isdigit() and len(text) <= 19 and 0 < int(text) < 1 << 63:
-        return int(text)
-    raise RequestError(f"{what} is not an id", hint="ids are 1 to 19 digits, below 2^63")

@@ -18,11 +18,12 @@ import msgspec
 import orjson
 from aiohttp import web
 
-from pytw.api.answers import answer, snowflake
+from pytw.api.answers import answer
 from pytw.api.auth import require_root_or_developer
 from pytw.api.bodies import body_of
 from pytw.api.context import CONTEXT, Principal
 from pytw.api.eventnames import event_name
+from pytw.api.numbers import snowflake
 from pytw.errors import LimitExceeded, NotReady, RequestError
 from pytw.eventnames import LOOP_EVENTS, ON_STARTUP, WEB_PREFIX
 from pytw.limits import API_RETRY_AFTER_S

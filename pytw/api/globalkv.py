@@ -16,6 +16,7 @@ from aiohttp import web
 
 from pytw.api.answers import answer
 from pytw.api.context import CONTEXT, GlobalKvs
+from pytw.api.numbers import limit_of
 from pytw.errors import NotFound, RequestError
 from pytw.limits import GLOBAL_KV_FIND_ROWS_MAX
 from pytw.types import GlobalRecord
@@ -39,7 +40,7 @@ async def find(request: web.Request) -> web.Response:
     scope = request.query.get("scope")
     if scope is None:
         raise RequestError("scope is missing", hint="?scope=S says in which one to look")
-    limit, after = limit_of(request), request.query.get("after") or None
+    limit, after = rows_of(request), request.query.get("after") or None
     async with request.app[CONTEXT].public_reads.turn():
         found = await _published(request).find(scope, request.query.get("query", "%"), limit=limit, after=after)
     return answer({"items": [partial(record) for record in found.items], "after": found.after})
@@ -73,12 +74,9 @@ def place_of(request: web.Request) -> Place:
     return Place(request.match_info["scope"], request.match_info["key"], int(text))
 
 
-def limit_of(request: web.Request) -> int:
+def rows_of(request: web.Request) -> int:
     """``?limit``; as much as a page may have by default. Raises: RequestError."""
-    text = request.query.get("limit", str(GLOBAL_KV_FIND_ROWS_MAX))
-    if not (text.isascii() and text.isdigit() and len(text) <= 6 and 1 <= int(text) <= GLOBAL_KV_FIND_ROWS_MAX):
-        raise RequestError(f"limit must be a whole number from 1 to {GLOBAL_KV_FIND_ROWS_MAX:,}")
-    return int(text)
+    return limit_of(request, GLOBAL_KV_FIND_ROWS_MAX, GLOBAL_KV_FIND_ROWS_MAX)
 
 
 def partial(record: GlobalRecord) -> dict[str, Any]:
@@ -105,4 +103,4 @@ def value(record: GlobalRecord, *, hidden: bool) -> dict[str, Any]:
     return {"type": "Value", "data": data, "opaque": record.opaque}
 
 
-__all__ = ["PLACE", "Place", "limit_of", "partial", "place_of", "routes", "value"]
+__all__ = ["PLACE", "Place", "partial", "place_of", "routes", "rows_of", "value"]

@@ -23,7 +23,8 @@ from pytw.api.answers import answer
 from pytw.api.auth import require_root
 from pytw.api.bodies import body_of
 from pytw.api.context import CONTEXT, GlobalKvs, GlobalStaff
-from pytw.api.globalkv import PLACE, Place, limit_of, partial, place_of, value
+from pytw.api.globalkv import PLACE, Place, partial, place_of, rows_of, value
+from pytw.api.numbers import SNOWFLAKE_MAX, is_number
 from pytw.api.running import TENANT, owner_of
 from pytw.errors import NotFound, RequestError
 from pytw.limits import GLOBAL_KV_PRICE_MAX, GLOBAL_KV_VERSION_MAX
@@ -93,7 +94,7 @@ async def list_(request: web.Request) -> web.Response:
     await require_root(request)
     _, staff = _stores(request)
     state = request.query.get("state", "pending")
-    found = await staff.in_state(state, limit=limit_of(request), after=_after(request.query.get("after")))
+    found = await staff.in_state(state, limit=rows_of(request), after=_after(request.query.get("after")))
     last = found.items[-1] if found.after is not None else None
     after = None if last is None else f"{last.cursor}:{last.scope}"
     return answer({"items": [partial(record) for record in found.items], "after": after})
@@ -148,7 +149,7 @@ async def price(request: web.Request) -> web.Response:
 async def purchases(request: web.Request) -> web.Response:
     await require_root(request)
     _, staff = _stores(request)
-    place, limit = place_of(request), limit_of(request)
+    place, limit = place_of(request), rows_of(request)
     found = await staff.purchases(*place, limit=limit, after=_buyer(request.query.get("after")))
     items = [
         {
@@ -197,8 +198,8 @@ def _after(cursor: str | None) -> tuple[str, str, int]:
         return "", "", 0
     version, _, rest = cursor.partition(":")
     key, separator, scope = rest.partition(":")
-    if not (separator and version.isascii() and version.isdigit() and int(version[:11]) <= GLOBAL_KV_VERSION_MAX):
-        raise RequestError(f"not a cursor: {cursor[:80]!r}", hint="`after` is what the page before told")
+    if not separator or not is_number(version, GLOBAL_KV_VERSION_MAX):
+        raise _no_cursor(cursor)
     return scope, key, int(version)
 
 
@@ -207,9 +208,13 @@ def _buyer(cursor: str | None) -> Id | None:
     if not cursor:
         return None
     kind, _, number = cursor.partition(":")
-    if kind not in list(OwnerType) or not (number.isascii() and number.isdigit() and len(number) <= 19):
-        raise RequestError(f"not a cursor: {cursor[:80]!r}", hint="`after` is what the page before told")
+    if kind not in list(OwnerType) or not is_number(number, SNOWFLAKE_MAX):
+        raise _no_cursor(cursor)
     return Id(OwnerType(kind), int(number))
+
+
+def _no_cursor(text: str) -> RequestError:
+    return RequestError(f"not a cursor: {text[:80]!r}", hint="`after` is what the page before told")
 
 
 def _json(what: str, text: msgspec.Raw) -> bytes:

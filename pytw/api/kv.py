@@ -22,6 +22,7 @@ from pytw.api.answers import answer
 from pytw.api.auth import require_root
 from pytw.api.bodies import body_of
 from pytw.api.context import CONTEXT, KvKeys
+from pytw.api.numbers import limit_of
 from pytw.api.running import TENANT, owner_of
 from pytw.errors import Conflict, NotFound, RequestError, Unavailable
 from pytw.limits import KV_FIND_ROWS_MAX
@@ -59,11 +60,9 @@ def routes() -> list[web.RouteDef]:
 async def list_(request: web.Request) -> web.Response:
     keys, tenant = await _asked(request)
     query = request.query
-    limit = query.get("limit", str(LIST_DEFAULT))
-    if not (limit.isascii() and limit.isdigit() and len(limit) < 10):
-        raise RequestError(f"limit must be a number from 1 to {KV_FIND_ROWS_MAX:,}")
+    limit = limit_of(request, LIST_DEFAULT, KV_FIND_ROWS_MAX)
     found, after = await keys.browse(
-        tenant, query.get("query", "%"), _scopes(request), limit=int(limit), after=query.get("after")
+        tenant, query.get("query", "%"), _scopes(request), limit=limit, after=query.get("after")
     )
     tagged = _tagged(request)
     records = [

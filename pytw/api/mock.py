@@ -7,10 +7,11 @@ from typing import Annotated
 import msgspec
 from aiohttp import web
 
-from pytw.api.answers import answer, snowflake
+from pytw.api.answers import answer
 from pytw.api.auth import at_this_machine, on_control_socket, peer_uid
 from pytw.api.bodies import body_of
 from pytw.api.context import CONTEXT
+from pytw.api.numbers import snowflake
 from pytw.errors import NotFound
 from pytw.limits import MOCK_TEXT_MAX, MOCK_WAIT_MAX_S
 

@@ -15,8 +15,9 @@ from pytw.api.answers import answer
 from pytw.api.auth import require_root
 from pytw.api.bodies import bytes_of
 from pytw.api.context import CONTEXT, Objects
+from pytw.api.numbers import limit_of
 from pytw.api.running import TENANT, owner_of
-from pytw.errors import NotFound, RequestError, Unavailable
+from pytw.errors import NotFound, Unavailable
 from pytw.limits import OBJECT_BYTES_MAX, OBJECT_LIST_MAX
 from pytw.storage.objectkeys import content_type, disposition
 from pytw.storage.objectlinks import owner_of as owner_of_link
@@ -48,7 +49,7 @@ async def read(request: web.Request) -> web.Response:
 async def list_(request: web.Request) -> web.Response:
     """A page; ``after`` of the answer asks for the next, and is null on the last."""
     await require_root(request)
-    limit = _limit(request.query.get("limit", str(OBJECT_LIST_MAX)))
+    limit = limit_of(request, OBJECT_LIST_MAX, OBJECT_LIST_MAX)
     found = await _objects(request).list(
         owner_of(request), request.query.get("prefix", ""), limit=limit + 1, after=request.query.get("after") or None
     )
@@ -94,12 +95,6 @@ def _objects(request: web.Request) -> Objects:
     if objects is None:
         raise Unavailable("this server has no object storage")
     return objects
-
-
-def _limit(text: str) -> int:
-    if text.isascii() and text.isdigit() and len(text) <= 6 and 1 <= int(text) <= OBJECT_LIST_MAX:
-        return int(text)
-    raise RequestError(f"limit is a number from 1 to {OBJECT_LIST_MAX:,}")
 
 
 def _content(request: web.Request, key: str, data: bytes) -> web.Response:

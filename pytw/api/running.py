@@ -8,8 +8,9 @@ from typing import Any
 
 from aiohttp import web
 
-from pytw.api.answers import answer, snowflake
+from pytw.api.answers import answer
 from pytw.api.context import ApiContext
+from pytw.api.numbers import snowflake
 from pytw.errors import Unavailable
 from pytw.types import Id, OwnerType
 
@@ -33,12 +34,24 @@ async def when_running(context: ApiContext, owner: Id, body: dict[str, Any]) -> 
 
     202, ``"running": false`` and a hint where the worker of the tenant is away: it reads what was saved when it comes back.
     """
+    return told(body, await refresh(context, owner))
+
+
+async def refresh(context: ApiContext, owner: Id) -> Unavailable | None:
+    """Have the tenant's worker read what was saved. Returns why it is away, None where it has read it."""
     try:
         await context.workers.refresh_tenant(owner.key)
     except Unavailable as error:
-        hint = f"saved; the worker of this tenant is away ({error.detail}) and reads it when it comes back"
-        return answer({**body, "running": False, "hint": hint}, status=202)
-    return answer({**body, "running": True})
+        return error
+    return None
+
+
+def told(body: dict[str, Any], away: Unavailable | None) -> web.Response:
+    """The answer of `when_running` after `refresh`."""
+    if away is None:
+        return answer({**body, "running": True})
+    hint = f"saved; the worker of this tenant is away ({away.detail}) and reads it when it comes back"
+    return answer({**body, "running": False, "hint": hint}, status=202)
 
 
 async def flush_others(context: ApiContext, tenants: Sequence[int]) -> dict[str, int]:
@@ -63,4 +76,4 @@ async def flush_others(context: ApiContext, tenants: Sequence[int]) -> dict[str,
     return {"tenants": len(tenants), "away": away}
 
 
-__all__ = ["TENANT", "flush_others", "owner_of", "when_running"]
+__all__ = ["TENANT", "flush_others", "owner_of", "refresh", "told", "when_running"]

@@ -15,15 +15,16 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from aiohttp import web
 
-from pytw.api.answers import answer, snowflake
+from pytw.api.answers import answer
 from pytw.api.auth import require_root
 from pytw.api.bodies import body_of
 from pytw.api.capabilities import capability_warnings
 from pytw.api.context import CONTEXT, Shop
 from pytw.api.evaluation import evaluate
 from pytw.api.eventnames import event_warnings
+from pytw.api.numbers import limit_of, snowflake
 from pytw.api.running import flush_others
-from pytw.errors import NotFound, RequestError
+from pytw.errors import NotFound
 from pytw.limits import SHOP_LIST_MAX
 from pytw.storage.shop import Publication
 from pytw.storage.shopversions import checked_shop_name, checked_version
@@ -93,10 +94,7 @@ def routes() -> list[web.RouteDef]:
 async def list_(request: web.Request) -> web.Response:
     await require_root(request)
     query = request.query
-    text = query.get("limit", str(LISTINGS_SHOWN))
-    if not (text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= SHOP_LIST_MAX):
-        raise RequestError(f"limit is not a number from 1 to {SHOP_LIST_MAX}")
-    limit = int(text)
+    limit = limit_of(request, LISTINGS_SHOWN, SHOP_LIST_MAX)
     found = await _shop(request).list(
         query.get("name") or None, state=query.get("state") or None, limit=limit, after=query.get("after") or None
     )

@@ -23,7 +23,7 @@ from pytw.api.capabilities import capability_warnings
 from pytw.api.context import CONTEXT, ApiContext
 from pytw.api.evaluation import Evaluated, evaluate
 from pytw.api.eventnames import event_warnings
-from pytw.api.running import TENANT, owner_of, when_running
+from pytw.api.running import TENANT, owner_of, refresh, told, when_running
 from pytw.errors import Unavailable
 from pytw.storage.templatechecks import checked_files, checked_name, wanted_of_shop
 from pytw.types import ENTRY, Draft, Id
@@ -97,7 +97,7 @@ async def _put(context: ApiContext, owner: Id, draft: Draft) -> web.Response:
     templates = context.templates()
     if templates.keeps_versions and wanted_of_shop(draft) is not None:
         await templates.put(owner, draft)
-        return await when_running(context, owner, await deployed(context, owner, draft.name))
+        return await when_deployed(context, owner, draft.name)
     if not templates.keeps_versions and (draft.shop is not None or not draft.deploy):
         # Refused there, with the reason.
         await templates.put(owner, draft)
@@ -118,33 +118,42 @@ async def _put(context: ApiContext, owner: Id, draft: Draft) -> web.Response:
         return found.refusal("nothing was saved")
     if not draft.deploy:
         return answer({"name": draft.name, "version": version, "deployed": False, "events": found.events or []})
-    return await when_running(context, owner, await deployed(context, owner, draft.name))
+    return await when_deployed(context, owner, draft.name)
 
 
-async def deployed(context: ApiContext, owner: Id, name: str) -> dict[str, Any]:
-    """What is told of a template after a change of what it runs."""
+async def when_deployed(context: ApiContext, owner: Id, name: str) -> web.Response:
+    """`when_running`, with what is told of a template after a change of what it runs.
+
+    The worker hears of it first: what cannot be read any more was saved nonetheless.
+    """
+    away = await refresh(context, owner)
+    return told(await _deployed(context, owner, name), away)
+
+
+async def _deployed(context: ApiContext, owner: Id, name: str) -> dict[str, Any]:
     saved = await context.templates().get(owner, name)
-    told: dict[str, Any] = {
+    shown: dict[str, Any] = {
         "name": name,
         "version": saved.version,
         "events": list(saved.listens),
         "paused": saved.paused,
     }
     if saved.shop_ref is not None:
-        told |= {"shop_ref": saved.shop_ref, "shop_version": saved.shop_version, "allowed_caps": saved.allowed_caps}
+        shown |= {"shop_ref": saved.shop_ref, "shop_version": saved.shop_version, "allowed_caps": saved.allowed_caps}
     if warnings := [*event_warnings(saved.listens), *capability_warnings(saved.allowed_caps)]:
-        told["warnings"] = warnings
-    return told
+        shown["warnings"] = warnings
+    return shown
 
 
 async def delete(request: web.Request) -> web.Response:
     await require_root(request)
     context, owner, name = request.app[CONTEXT], owner_of(request), template_name(request)
     await context.templates().remove(owner, name)
+    away = await refresh(context, owner)
     # Whoever makes a template of that name later is not who the secrets were given to.
     if context.secrets is not None:
         await context.secrets.remove_all(owner, name)
-    return await when_running(context, owner, {"name": name, "removed": True})
+    return told({"name": name, "removed": True}, away)
 
 
 async def pause(request: web.Request) -> web.Response:

@@ -20,17 +20,18 @@ from msgspec import Meta
 from pytw.api.answers import answer
 from pytw.api.auth import require_root
 from pytw.api.bodies import body_of
-from pytw.api.context import CONTEXT
+from pytw.api.context import CONTEXT, Principal
 from pytw.api.evaluation import evaluate
-from pytw.api.running import TENANT, owner_of, when_running
-from pytw.api.templates import deployed, template_name
-from pytw.errors import RequestError
+from pytw.api.numbers import limit_of, number
+from pytw.api.running import TENANT, owner_of
+from pytw.api.templates import template_name, when_deployed
 from pytw.limits import TEMPLATE_VERSIONS_MAX
 
 if TYPE_CHECKING:
     from pytw.storage.templateversions import Version
 
 VERSIONS_SHOWN = 100
+#: PostgreSQL's bigint.
 _NUMBER_MAX = (1 << 63) - 1
 
 Number = Annotated[int, Meta(ge=1, le=_NUMBER_MAX)]
@@ -65,8 +66,8 @@ def routes() -> list[web.RouteDef]:
 
 async def list_(request: web.Request) -> web.Response:
     await require_root(request)
-    limit = _number(request.query.get("limit", str(VERSIONS_SHOWN)), "limit", TEMPLATE_VERSIONS_MAX)
-    before = _number(request.query["before"], "before") if "before" in request.query else None
+    limit = limit_of(request, VERSIONS_SHOWN, TEMPLATE_VERSIONS_MAX)
+    before = number(request.query["before"], "before", _NUMBER_MAX) if "before" in request.query else None
     owner, name = owner_of(request), template_name(request)
     found = await request.app[CONTEXT].versions().list(owner, name, limit=limit, before=before)
     return answer({"versions": [_shown(version) for version in found]})
@@ -74,53 +75,46 @@ async def list_(request: web.Request) -> web.Response:
 
 async def get(request: web.Request) -> web.Response:
     await require_root(request)
-    number = _number(request.match_info["number"], "the version")
+    wanted = number(request.match_info["number"], "the version", _NUMBER_MAX)
     owner, name = owner_of(request), template_name(request)
-    version, files = await request.app[CONTEXT].versions().get(owner, name, number)
+    version, files = await request.app[CONTEXT].versions().get(owner, name, wanted)
     return answer({**_shown(version), "files": files})
 
 
 async def deploy(request: web.Request) -> web.Response:
-    await require_root(request)
-    return await _run(request, (await body_of(request, _deploy)).version)
+    who = await require_root(request)
+    return await _run(request, (await body_of(request, _deploy)).version, who)
 
 
 async def rollback(request: web.Request) -> web.Response:
     who = await require_root(request)
     asked = await body_of(request, _rollback) if request.can_read_body else Rollback()
     if asked.version is not None:
-        return await _run(request, asked.version)
+        return await _run(request, asked.version, who)
     context, owner, name = request.app[CONTEXT], owner_of(request), template_name(request)
     await context.versions().rollback(owner, name, author=who.name)
-    return await when_running(context, owner, await deployed(context, owner, name))
+    return await when_deployed(context, owner, name)
 
 
 async def undelete(request: web.Request) -> web.Response:
     await require_root(request)
     context, owner, name = request.app[CONTEXT], owner_of(request), template_name(request)
     await context.versions().undelete(owner, name)
-    return await when_running(context, owner, await deployed(context, owner, name))
+    return await when_deployed(context, owner, name)
 
 
-async def _run(request: web.Request, number: int) -> web.Response:
-    who = await require_root(request)
+async def _run(request: web.Request, wanted: int, who: Principal) -> web.Response:
     context, owner, name = request.app[CONTEXT], owner_of(request), template_name(request)
     versions = context.versions()
-    version, files = await versions.get(owner, name, number)
+    version, files = await versions.get(owner, name, wanted)
     events = None
     if version.events is None or version.error is not None:
         found = await evaluate(context, owner.key, name, files, version.entry)
         if found.error is not None:
-            return found.refusal(f"version {number} does not run; what runs stays", version=number)
+            return found.refusal(f"version {wanted} does not run; what runs stays", version=wanted)
         events = found.events
-    await versions.deploy(owner, name, number, events=events, author=who.name)
-    return await when_running(context, owner, await deployed(context, owner, name))
-
-
-def _number(text: str, what: str, most: int = _NUMBER_MAX) -> int:
-    if text.isascii() and text.isdigit() and len(text) <= 19 and 1 <= int(text) <= most:
-        return int(text)
-    raise RequestError(f"{what} is not a number from 1 to {most:,}")
+    await versions.deploy(owner, name, wanted, events=events, author=who.name)
+    return await when_deployed(context, owner, name)
 
 
 def _shown(version: Version) -> dict[str, Any]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 
 import pytest
 
 from pytw.api.auth import is_loopback
+from pytw.api.server import application
 from tests.api.conftest import Api
 
 EVENT = {"type": "MESSAGE", "guild_id": "5"}
@@ -71,6 +73,37 @@ async def test_templates_are_for_root_users_also_in_dev_mode(api: Api) -> None:
     assert (await api.call("GET", "/guilds/1/templates", tcp=True, headers=headers))[0] == 403
     headers = {"Authorization": "Bearer root-token"}
     assert (await api.call("GET", "/guilds/1/templates", tcp=True, headers=headers))[0] == 200
+
+
+#: Of all routes, what strangers may ask, and the mock's, which are nobody's outside of the control socket.
+FOR_EVERYBODY = {
+    "/global-kvs",
+    "/global-kvs/{scope}/{key}/{version}",
+    "/objects/{kind}/{tenant}/{key}",
+    "/healthz",
+    "/readyz",
+    "/metrics",
+    "/healthcheck",
+    "/mock/say",
+}
+#: For the parts of a path that are not any text.
+PARTS = {"owner": "guilds", "id": "5", "version": "1", "number": "1"}
+
+
+async def test_every_route_is_for_root_users_unless_it_is_listed_here(api: Api) -> None:
+    api.context.dev = False
+    asked = set()
+    for route in application(api.context).router.routes():
+        assert route.resource is not None
+        place = route.resource.canonical
+        if place in FOR_EVERYBODY or route.method == "HEAD":
+            continue
+        path = re.sub(r"\{(\w+)\}", lambda part: PARTS.get(part[1], "x"), place)
+        for headers, status in (({}, 401), ({"Authorization": "user-token"}, 403)):
+            answer = await api.call(route.method, path, tcp=True, headers=headers)
+            assert answer[0] == status, (route.method, path, answer)
+        asked.add(place)
+    assert len(asked) > 25
 
 
 async def test_the_control_socket_is_its_owners_and_root(api: Api) -> None:

@@ -143,6 +143,8 @@ async def test_who_asks_without_a_token_gets_few_connections_of_the_database(api
         ("/global-kvs?scope=s&limit=1001", 400, "bad_request"),
         ("/global-kvs?scope=s&limit=x", 400, "bad_request"),
         ("/global-kvs?scope=s&after=x", 400, "bad_request"),
+        ("/global-kvs?scope=s&after=0000000000199999999999:key", 400, "bad_request"),
+        ("/global-kvs?scope=s&after=" + "0" * 5_000 + ":key", 400, "bad_request"),
         ("/global-kvs?scope=" + "x" * 65, 413, "limit_exceeded"),
         ("/global-kvs?scope=s%00", 400, "bad_request"),
         ("/global-kvs?scope=none", 200, None),
@@ -242,6 +244,9 @@ async def test_every_action_of_staff_is_logged_with_who_did_it(
         ("GET", PLACE, None, 404),
         ("GET", "/i/global-kvs?state=liked", None, 400),
         ("GET", "/i/global-kvs?after=1:x", None, 400),
+        ("GET", "/i/global-kvs?after=0000000000199999999999:key:s", None, 400),
+        ("GET", "/i/global-kvs?after=" + "0" * 5_000 + ":key:s", None, 400),
+        ("GET", PLACE + "/purchases?after=guild:9999999999999999999", None, 400),
         ("GET", PLACE + "/purchases?after=staff:1", None, 400),
     ],
 )

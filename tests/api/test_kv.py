@@ -88,6 +88,8 @@ async def test_keys_of_all_scopes_are_listed_in_pages_with_their_expiry(api: Api
     ("method", "path", "body"),
     [
         ("GET", f"{PLACE}?limit=x", None),
+        ("GET", f"{PLACE}?limit=0", None),
+        ("GET", f"{PLACE}?limit=1001", None),
         ("GET", f"{PLACE}/record?key=k", None),
         ("GET", f"{PLACE}/record?scope=s", None),
         ("PUT", f"{PLACE}/record", {"key": "k", "scopes": [], "value": 1}),

@@ -10,7 +10,7 @@ import pytest
 from yarl import URL
 
 from pytw.api.capabilities import capability_warnings
-from pytw.errors import LimitExceeded, NotReady, ScriptError
+from pytw.errors import LimitExceeded, NotReady, ScriptError, StorageUnavailable
 from pytw.types import USER_BIT, Id
 from pytw.worker.context.call import HostCall
 from tests.api.conftest import Api
@@ -116,6 +116,32 @@ async def test_a_worker_that_is_away_reads_it_later(api: Api) -> None:
     status, body = await api.call("POST", "/guilds/5/templates/t/pause")
     assert (status, body["running"], body["paused"]) == (202, False, True)
     assert "not connected" in body["hint"]
+
+
+async def test_the_worker_hears_of_what_was_saved_also_where_it_cannot_be_shown(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The database goes away, or somebody removes the template, between the two."""
+
+    async def away(owner: Id, name: str) -> None:
+        raise StorageUnavailable("the database is not available")
+
+    with monkeypatch.context() as outage:
+        outage.setattr(api.templates, "get", away)
+        assert (await api.call("PUT", "/guilds/5/templates/t", GOOD))[0] == 503
+    assert api.workers.refreshed == [5]
+
+
+class NoSecrets:
+    async def remove_all(self, owner: Id, template: str) -> int:
+        raise StorageUnavailable("the database is not available")
+
+
+async def test_the_worker_hears_of_a_removal_whose_secrets_stay(api: Api) -> None:
+    await api.call("PUT", "/guilds/5/templates/t", GOOD)
+    api.context.secrets = NoSecrets()  # type: ignore[assignment]
+    assert (await api.call("DELETE", "/guilds/5/templates/t"))[0] == 503
+    assert (api.templates.rows, api.workers.refreshed) == ({}, [5, 5])
 
 
 @pytest.mark.parametrize(
