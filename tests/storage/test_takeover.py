@@ -175,6 +175,8 @@ async def test_keys_that_have_no_place_are_listed_with_the_reason(empty_database
         Row("zero", "007", "k", ["s"], 1),
         Row("big", str(2**63), "k", ["s"], 1),
         Row("none", guild, "k", [], 1),
+        Row("none2", guild, "k8", [], 1),
+        Row("named", guild, "k8", ["unscoped"], 2, updated=START + timedelta(days=1)),
         Row("null", guild, "k", ["s", None], 1),  # type: ignore[list-item]
         Row("malformed", guild, "k2", ["s"], 1, raw='{"Text": 5}'),
         Row("deep", guild, "k3", ["s"], 1, raw='{"List": [{"Map": [[{"Text": "a"}]]}]}'),
@@ -188,20 +190,21 @@ async def test_keys_that_have_no_place_are_listed_with_the_reason(empty_database
     await build(empty_database_url, rows, 5)
     await migrate(empty_database_url)
     found = await kv(empty_database_url)
-    assert {id_: row[3] for id_, row in found.items()} == {"good": 1, "sqlnull": None, "newer": "new"}
+    assert {id_: row[3] for id_, row in found.items()} == {"good": 1, "sqlnull": None, "newer": "new", "none": 1, "named": 2}
     assert found["newer"][2] == ["a", "b"]
+    assert found["none"][2] == ["unscoped"]
     reasons = {reason: [row["id"] for row in rows] for reason, rows in (await left(empty_database_url)).items()}
     assert {reason: sorted(ids) for reason, ids in reasons.items()} == {
         "the key is longer than 512 bytes": ["long"],
         "the key is empty": ["empty"],
         "the owner is not a number": ["big", "owner", "zero"],
-        "it has no scope, and scripts cannot reach it": ["none"],
+        "it had no scope, and is under the scope unscoped now": ["none"],
         "a scope is null": ["null"],
         "the value is malformed": ["deep", "malformed", "tag", "two"],
-        "the same key and scopes were written later": ["older", "oldest"],
+        "the same key and scopes were written later": ["none2", "older", "oldest"],
     }
     told = (await status(empty_database_url)).takeover
-    assert "3 of tenant_kv" in told[0]
+    assert "5 of tenant_kv" in told[0]
     assert any(line.startswith("left out: 3 x tenant_kv: the owner is not a number, such as {") for line in told)
     assert "DROP SCHEMA reference CASCADE" in told[-1]
 

@@ -30,19 +30,24 @@ DETAIL_LENGTH_MAX = 200
 MALFORMED = "the value is malformed"
 SEEMS_CONVERTED = "the value looks converted already, and was not converted again"
 
+#: Takes the place of no scope, which keys of August 2025 may have; here each has one.
+UNSCOPED = "unscoped"
 #: The rows of the reference's table under our names. ``scopes`` as we keep them; ``reason`` why a row has no place.
 _VIEW = f"""
 CREATE TEMP VIEW takeover_kv AS
-SELECT id, owner_type, owner_id, key, scopes, value, expires_at, resume, created_at, last_updated_at, reason FROM (
+SELECT id, owner_type, owner_id, key, scopes, value, expires_at, resume, created_at, last_updated_at, reason, unscoped FROM (
     SELECT id, {{owner_type}} AS owner_type, {{owner_id}} AS owner_id, key, value, {{expires_at}} AS expires_at,
         {{resume}} AS resume, created_at, last_updated_at,
-        CASE WHEN cardinality(scopes) = 1 AND array_lower(scopes, 1) = 1 THEN scopes ELSE {as_set("scopes")} END AS scopes,
+        CASE
+            WHEN cardinality(scopes) = 0 THEN '{{{{{UNSCOPED}}}}}'::text[]
+            WHEN cardinality(scopes) = 1 AND array_lower(scopes, 1) = 1 THEN scopes
+            ELSE {as_set("scopes")}
+        END AS scopes, cardinality(scopes) = 0 AS unscoped,
         CASE
             WHEN {{owner_type}} NOT IN ('guild', 'user') THEN 'the owner is neither a guild nor a user'
             WHEN NOT {is_snowflake("{owner_id}")} THEN 'the owner is not a number'
             WHEN key = '' THEN 'the key is empty'
             WHEN octet_length(key) > {KV_KEY_BYTES_MAX} THEN 'the key is longer than {KV_KEY_BYTES_MAX} bytes'
-            WHEN cardinality(scopes) = 0 THEN 'it has no scope, and scripts cannot reach it'
             WHEN array_ndims(scopes) = 1 AND array_position(scopes, NULL) IS NOT NULL THEN 'a scope is null'
         END AS reason
     FROM {SCHEMA}.{{table}}
@@ -56,7 +61,8 @@ SELECT id, 'the same key and scopes were written later' AS reason, NULL::text AS
         PARTITION BY owner_type, owner_id, key, scopes ORDER BY last_updated_at DESC, created_at DESC, id) AS place
     FROM takeover_kv
     WHERE reason IS NULL AND (owner_id, key) IN (
-        SELECT {{owner_id}}, key FROM {SCHEMA}.{{table}} GROUP BY 1, 2 HAVING count(*) > 1 AND max(cardinality(scopes)) > 1)
+        SELECT {{owner_id}}, key FROM {SCHEMA}.{{table}} GROUP BY 1, 2 
+        HAVING count(*) > 1 AND (max(cardinality(scopes)) > 1 OR min(cardinality(scopes)) = 0))
 ) AS ranked WHERE place > 1"""
 
 _WANTED = (
@@ -134,6 +140,8 @@ async def take(connection: asyncpg.Connection[asyncpg.Record], there: Columns, _
         "INSERT INTO takeover_left (source, identity, reason, detail) "
         f"SELECT '{table}', {_IDENTITY}, o.reason, o.detail FROM takeover_out o JOIN takeover_kv AS source USING (id)"
     )
+    reason = f"'it had no scope, and is under the scope {UNSCOPED} now'"
+    await connection.execute(left.insert(_IDENTITY, reason, f"{_WANTED} AND unscoped", taken=True))
     await connection.execute("DROP VIEW takeover_kv")
     return {table: taken}
 
