@@ -61,7 +61,7 @@ SELECT id, 'the same key and scopes were written later' AS reason, NULL::text AS
         PARTITION BY owner_type, owner_id, key, scopes ORDER BY last_updated_at DESC, created_at DESC, id) AS place
     FROM takeover_kv
     WHERE reason IS NULL AND (owner_id, key) IN (
-        SELECT {{owner_id}}, key FROM {SCHEMA}.{{table}} GROUP BY 1, 2 
+        SELECT {{owner_id}}, key FROM {SCHEMA}.{{table}} GROUP BY 1, 2
         HAVING count(*) > 1 AND (max(cardinality(scopes)) > 1 OR min(cardinality(scopes)) = 0))
 ) AS ranked WHERE place > 1"""
 
