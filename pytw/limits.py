@@ -189,6 +189,8 @@ KV_TOGETHER_MAX = 64  # reads or writes in one statement
 KV_TOGETHER_BYTES_MAX = 16_384  # of one value in it; longer ones go alone
 KV_READS_IN_FLIGHT_MAX = 2  # statements of several reads
 KV_WRITES_IN_FLIGHT_MAX = 1  # statements of several writes: two would wait for each other's tenants
+KV_APART_MAX = 4  # statements whose time a tenant's own rows decide
+KV_APART_TENANT_MAX = 2  # of these of one tenant
 KV_LIST_KEYS_MAX = 10_000
 KV_EXPIRY_CLAIM_S = 120  # longer than an event's deadline; doubles with each attempt
 KV_EXPIRY_CLAIM_S_MAX = 3_600
@@ -275,6 +277,8 @@ API_TOKENS_MAX = 50
 assert DB_CANCEL_S < DB_STATEMENT_S
 assert DB_CONNECT_S + DB_STATEMENT_S < DB_OPERATION_S <= HOST_CALL_S
 assert OBJECT_OPERATION_S <= HOST_CALL_S
+# What tenants make slow leaves connections to what is quick.
+assert KV_APART_MAX + KV_READS_IN_FLIGHT_MAX + KV_WRITES_IN_FLIGHT_MAX <= DB_CONNECTIONS
 assert VALUE_BYTES_MAX <= RECORD_BYTES_MAX <= FRAME_BYTES_MAX <= LINK_BUFFER_BYTES_MAX
 # A tenant's program crosses in one record; names and headers come on top.
 assert 2 * TENANT_SOURCE_BYTES_MAX <= RECORD_BYTES_MAX

@@ -17,7 +17,16 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from pytw.errors import LimitExceeded, NotFound, RequestError
-from pytw.limits import KV_FIND_BYTES_MAX, KV_FIND_ROWS_MAX, KV_LIST_KEYS_MAX, KV_LIST_SCOPES_MAX, Limits
+from pytw.limits import (
+    KV_APART_MAX,
+    KV_APART_TENANT_MAX,
+    KV_FIND_BYTES_MAX,
+    KV_FIND_ROWS_MAX,
+    KV_LIST_KEYS_MAX,
+    KV_LIST_SCOPES_MAX,
+    Limits,
+)
+from pytw.storage.apart import Apart
 from pytw.storage.kvrules import (
     COLUMNS,
     OWNED,
@@ -111,7 +120,8 @@ class KvStore(KvStaff):
     def __init__(self, db: Database, limits: Limits | None = None) -> None:
         super().__init__(db)
         self._limits = limits or Limits()
-        self._together = KvTogether(db, self._limits)
+        self._apart = Apart(db, tenant_max=KV_APART_TENANT_MAX, total_max=KV_APART_MAX)
+        self._together = KvTogether(db, self._apart, self._limits)
 
     async def get(self, tenant: int, key: str, scopes: Sequence[str]) -> KvRecord | None:
         """The row with exactly these scopes, else the one with the fewest more (then by their names).
@@ -120,19 +130,20 @@ class KvStore(KvStaff):
         """
         owner, key, scopes = owner_of(tenant), checked_key(key), checked_scopes(scopes)
         row = await self._together.read(Place(*owner, key, json_scopes(scopes)))
-        return await self._record(GET, *owner, key, scopes) if row is None else from_row(row)
+        return await self._record(tenant, GET, *owner, key, scopes) if row is None else from_row(row)
 
     async def get_by_id(self, tenant: int, record_id: str) -> KvRecord | None:
         """Raises: RequestError, LimitExceeded."""
-        return await self._record(GET_BY_ID, *owner_of(tenant), checked_id(record_id))
+        return await self._record(tenant, GET_BY_ID, *owner_of(tenant), checked_id(record_id))
 
-    async def _record(self, statement: str, *arguments: Any) -> KvRecord | None:
-        row = await self._db.fetchrow(statement, *arguments)
+    async def _record(self, tenant: int, statement: str, *arguments: Any) -> KvRecord | None:
+        row = await self._apart.fetchrow(tenant, statement, *arguments)
         return None if row is None else await beside(value_bytes([row]), from_row, row)
 
     async def exists(self, tenant: int, key: str, scopes: Sequence[str]) -> bool:
         """Whether `get` would find a row. Raises: RequestError, LimitExceeded."""
-        return bool(await self._db.fetchval(EXISTS, *owner_of(tenant), checked_key(key), checked_scopes(scopes)))
+        arguments = (checked_key(key), checked_scopes(scopes))
+        return bool(await self._apart.fetchval(tenant, EXISTS, *owner_of(tenant), *arguments))
 
     async def set(
         self,
@@ -175,7 +186,7 @@ class KvStore(KvStaff):
         text = await beside(len(value), to_row, value)
         moment = checked_moment(expires_at)
         write = Write(*owner_of(tenant), key, json_scopes(scopes), record_id, by_id, text, moment, resume, if_version)
-        row = await self._together.write(write)
+        row = await self._together.write(tenant, write)
         if row["over"] is not None:
             raise _no_room(key, row["over"], row["would_be"], self._limits)
         return None if row["written"] is None else KvWritten(row["written"], row["version"])
@@ -191,7 +202,7 @@ class KvStore(KvStaff):
         if_version: int | None = None,
     ) -> KvWritten:
         """Write the row of this id as `set` does; its key and scopes stay. Raises: as `set`, and NotFound."""
-        row = await self._db.fetchrow(PLACE_OF_ID, *owner_of(tenant), checked_id(record_id))
+        row = await self._apart.fetchrow(tenant, PLACE_OF_ID, *owner_of(tenant), checked_id(record_id))
         place = None if row is None else (record_id, row["key"], list(row["scopes"]))
         written = place and await self._write(tenant, place, value, expires_at, resume, if_version, by_id=True)
         if written is None:
@@ -204,23 +215,23 @@ class KvStore(KvStaff):
         Raises: RequestError, LimitExceeded.
         """
         arguments = (checked_key(key), checked_scopes(scopes, writes=True), checked_moment(expires_at))
-        return bool(await self._db.execute(SET_EXPIRY, *owner_of(tenant), *arguments))
+        return bool(await self._apart.execute(tenant, SET_EXPIRY, *owner_of(tenant), *arguments))
 
     async def set_expiry_by_id(self, tenant: int, record_id: str, expires_at: datetime | None) -> bool:
         """As `set_expiry`."""
         arguments = (checked_id(record_id), checked_moment(expires_at))
-        return bool(await self._db.execute(SET_EXPIRY_BY_ID, *owner_of(tenant), *arguments))
+        return bool(await self._apart.execute(tenant, SET_EXPIRY_BY_ID, *owner_of(tenant), *arguments))
 
     async def delete(self, tenant: int, key: str, scopes: Sequence[str]) -> int:
         """Delete every row of the key whose scopes contain these; returns how many.
 
         Raises: RequestError, LimitExceeded.
         """
-        return await self._db.execute(DELETE, *owner_of(tenant), checked_key(key), checked_scopes(scopes))
+        return await self._apart.execute(tenant, DELETE, *owner_of(tenant), checked_key(key), checked_scopes(scopes))
 
     async def delete_by_id(self, tenant: int, record_id: str) -> bool:
         """Whether there was one. Raises: RequestError, LimitExceeded."""
-        return bool(await self._db.execute(DELETE_BY_ID, *owner_of(tenant), checked_id(record_id)))
+        return bool(await self._apart.execute(tenant, DELETE_BY_ID, *owner_of(tenant), checked_id(record_id)))
 
     async def find(
         self, tenant: int, pattern: str, scopes: Sequence[str], *, limit: int, after: str | None = None
@@ -243,7 +254,7 @@ class KvStore(KvStaff):
         found: list[KvRecord] = []
         while True:
             arguments = (scopes, like, *begin, end, limit - len(found), lead)
-            rows = await self._db.fetch(FIND, *owner_of(tenant), *arguments)
+            rows = await self._apart.fetch(tenant, FIND, *owner_of(tenant), *arguments)
             if rows and rows[-1]["bytes"] > KV_FIND_BYTES_MAX:
                 raise LimitExceeded(
                     f"The values found are longer than {KV_FIND_BYTES_MAX:,} bytes together: "
@@ -260,7 +271,7 @@ class KvStore(KvStaff):
         """The scope to search by: the one with the fewest rows."""
         if len(scopes) == 1:
             return scopes[0]
-        return str(await self._db.fetchval(RAREST, *owner_of(tenant), scopes))
+        return str(await self._apart.fetchval(tenant, RAREST, *owner_of(tenant), scopes))
 
     async def keys(self, tenant: int, scopes: Sequence[str]) -> list[str]:
         """The keys of all rows whose scopes contain these, sorted, each once.
@@ -269,7 +280,7 @@ class KvStore(KvStaff):
         """
         scopes = checked_scopes(scopes)
         arguments = (scopes, await self._lead(tenant, scopes), len(scopes) == 1, KV_LIST_KEYS_MAX + 1)
-        rows = await self._db.fetch(KEYS, *owner_of(tenant), *arguments)
+        rows = await self._apart.fetch(tenant, KEYS, *owner_of(tenant), *arguments)
         if len(rows) > KV_LIST_KEYS_MAX:
             raise LimitExceeded(f"there are more than {KV_LIST_KEYS_MAX:,} keys: use find, which has pages")
         return [row["key"] for row in rows]
@@ -279,7 +290,7 @@ class KvStore(KvStaff):
 
         Raises: LimitExceeded: more than `KV_LIST_SCOPES_MAX`: a part would pass for the whole.
         """
-        rows = await self._db.fetch(SCOPES, *owner_of(tenant), KV_LIST_SCOPES_MAX + 1)
+        rows = await self._apart.fetch(tenant, SCOPES, *owner_of(tenant), KV_LIST_SCOPES_MAX + 1)
         if len(rows) > KV_LIST_SCOPES_MAX:
             raise LimitExceeded(f"there are more than {KV_LIST_SCOPES_MAX:,} scopes: they cannot be listed")
         return [row["scope"] for row in rows]

@@ -17,7 +17,7 @@ from pytw.storage.kv import DELETE, EXISTS, FIND, GET, GET_BY_ID, KEYS, RAREST
 from pytw.storage.kvexpiry import CLAIM, FINISH, RELEASE, RESUME, RESUME_TENANT, RETRY
 from pytw.storage.kvrules import LAST_KEY, key_range
 from pytw.storage.kvstaff import BROWSE
-from pytw.storage.kvtogether import READ, WRITE
+from pytw.storage.kvtogether import READ, WRITE, WRITE_FREE
 from pytw.storage.migrate import directory
 from pytw.storage.pool import connect
 from pytw.storage.stores import Stores
@@ -198,6 +198,10 @@ async def fill(connection: asyncpg.Connection[asyncpg.Record], rows: int, *, ana
 
 
 BAN = key_range("ban:%")[1]
+WRITTEN = (
+    *([0], ["1"], ["guild"], ["ban:2"], ['["s"]'], ["x"], [False], ["1"], [None], [False], [None]),
+    *(1 << 30, 1 << 30),
+)
 QUERIES = {
     "claim": (CLAIM, (0, 1, 10, [])),
     "claim, all busy": (CLAIM, (0, 1, 10, ["guild1"])),
@@ -218,10 +222,8 @@ QUERIES = {
     "rarest": (RAREST, ("1", "guild", ["s", "t", "x"])),
     "keys": (KEYS, ("1", "guild", ["s"], "s", True, 10)),
     "read": (READ, ([0], ["1"], ["guild"], ["ban:2"], ['["s"]'])),
-    "write": (
-        WRITE,
-        ([0], ["1"], ["guild"], ["ban:2"], ['["s"]'], ["x"], [False], ["1"], [None], [False], [None], 1 << 30, 1 << 30),
-    ),
+    "write": (WRITE, WRITTEN),
+    "write of several": (WRITE_FREE, WRITTEN),
     "browse": (BROWSE, ("1", "guild", [], "ban:%", "ban:5", "", BAN, 10)),
     "delete": (DELETE, ("1", "guild", "ban:50000", ["t"])),
 }

@@ -10,9 +10,10 @@ import pytest
 
 from pytw import values
 from pytw.errors import LimitExceeded, RequestError
-from pytw.limits import KV_TOGETHER_BYTES_MAX, Limits
+from pytw.limits import DB_STATEMENT_S, KV_TOGETHER_BYTES_MAX, Limits
 from pytw.storage.kv import KvStore
 from pytw.storage.kvexpiry import KvExpiryStore
+from pytw.storage.kvrules import LOCK_ROOM, owner_of
 from pytw.storage.pool import Database
 from pytw.storage.stores import Stores
 from pytw.types import Id
@@ -136,3 +137,41 @@ async def test_writers_of_every_kind_never_wait_in_a_ring_and_the_counts_are_rig
     await asyncio.gather(*(writer() for _ in range(16)))
     for *_, keys, size, keys_counted, bytes_counted in await stores.db.fetch(COUNTED):
         assert (keys, size) == (keys_counted, bytes_counted)
+
+
+async def _answered(asked: set[asyncio.Task[object]]) -> set[asyncio.Task[object]]:
+    """Those that are answered while the others wait for a lock that is not given up."""
+    done: set[asyncio.Task[object]] = set()
+    async with asyncio.timeout(DB_STATEMENT_S / 2):
+        while not any(task.get_name() == "quiet" for task in done):
+            done |= (await asyncio.wait(asked - done, return_when=asyncio.FIRST_COMPLETED))[0]
+    return done
+
+
+async def test_a_tenant_whose_room_is_held_waits_alone(stores: Stores) -> None:
+    kv, (busy, quiet, new) = KvStore(stores.db), TENANTS[:3]
+    for tenant in (busy, quiet):
+        await kv.set(tenant, "k", ["s"], values.pack(0))
+    async with stores.db.transaction() as holder:
+        await holder.execute(LOCK_ROOM, *owner_of(busy))
+        waiting = [asyncio.create_task(kv.set(busy, f"k{n}", ["s"], values.pack(n))) for n in range(8)]
+        others = asyncio.gather(*(kv.set(tenant, "k", ["s"], values.pack(1)) for tenant in (quiet, new)))
+        asked = {*waiting, asyncio.create_task(asyncio.wait_for(others, None), name="quiet")}
+        assert {task.get_name() for task in await _answered(asked)} == {"quiet"}
+        assert [written.version for written in await others] == [2, 1]
+    assert [written.version for written in await asyncio.gather(*waiting)] == [1] * 8
+
+
+async def test_statements_of_a_tenant_that_wait_leave_connections_to_the_others(stores: Stores) -> None:
+    kv, (busy, quiet) = KvStore(stores.db), TENANTS[:2]
+    for tenant in (busy, quiet):
+        await kv.set(tenant, "k", ["s"], values.pack(0))
+    long = values.pack("x" * KV_TOGETHER_BYTES_MAX)
+    async with stores.db.transaction() as holder:
+        await holder.execute(LOCK_ROOM, *owner_of(busy))
+        waiting = [asyncio.create_task(kv.delete(busy, "k", ["s"])) for _ in range(4)]
+        waiting += [asyncio.create_task(kv.set(busy, f"k{n}", ["t"], long)) for n in range(4)]
+        others = asyncio.gather(kv.get(quiet, "k", ["s"]), kv.find(quiet, "%", ["s"], limit=10))
+        asked = {*waiting, asyncio.create_task(asyncio.wait_for(others, None), name="quiet")}
+        assert {task.get_name() for task in await _answered(asked)} == {"quiet"}
+    await asyncio.gather(*waiting)
