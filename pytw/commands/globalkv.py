@@ -11,7 +11,9 @@ from urllib.parse import urlencode
 
 import click
 
-from pytw.commands.control import control, controlled, quoted, tenant_path
+from pytw.commands.control import control, quoted, tenant_path
+from pytw.commands.placed import part, placed_command
+from pytw.commands.tenanted import GUILD, tell
 from pytw.errors import RequestError
 from pytw.limits import GLOBAL_KV_DATA_BYTES_MAX, GLOBAL_KV_PRICE_MAX, GLOBAL_KV_VERSION_MAX
 
@@ -19,7 +21,6 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 _VERSION = click.IntRange(1, GLOBAL_KV_VERSION_MAX)
 _PRICE = click.IntRange(0, GLOBAL_KV_PRICE_MAX)
-_ID = click.IntRange(1, (1 << 63) - 1)
 #: A file that is longer holds no JSON that could be stored.
 _FILE_BYTES_MAX = 8 * GLOBAL_KV_DATA_BYTES_MAX
 
@@ -30,27 +31,10 @@ def globalkv() -> None:
 
 
 def _command(name: str, *, of_version: bool = True) -> Callable[[F], click.Command]:
-    """A command with --json and the options that say which server, and with SCOPE KEY VERSION in front of its arguments."""
-
-    def decorate(run: F) -> click.Command:
-        command: Any = click.option("--json", "as_json", is_flag=True, help="Print the server's answer as JSON.")(run)
-        command = controlled(command)
-        if of_version:
-            command = click.argument("version", type=_VERSION)(command)
-            command = click.argument("key", callback=_part)(command)
-            command = click.argument("scope", callback=_part)(command)
-        made = globalkv.command(name)(command)
-        made.params.sort(key=lambda p: 0 if p.name in ("scope", "key", "version") and of_version else 1)
-        return made
-
-    return decorate
-
-
-def _part(ctx: click.Context, param: click.Parameter, text: str) -> str:
-    """A part of a path; what would be lost on its way is refused here."""
-    if not text or text in (".", ".."):
-        raise click.BadParameter(f"{text!r} is not a {param.name}", ctx, param)
-    return text
+    """A command of the group, with SCOPE KEY VERSION in front of its arguments."""
+    place = [click.Argument([argument], callback=part) for argument in ("scope", "key")]
+    place.append(click.Argument(["version"], type=_VERSION))
+    return placed_command(globalkv, name, *place if of_version else ())
 
 
 def _price(ctx: click.Context, param: click.Parameter, text: str) -> int | None:
@@ -59,10 +43,6 @@ def _price(ctx: click.Context, param: click.Parameter, text: str) -> int | None:
 
 def _path(scope: str, key: str, version: int) -> str:
     return f"/i/global-kvs/{quoted(scope)}/{quoted(key)}/{version}"
-
-
-def _tell(answer: Any, text: str, *, as_json: bool) -> None:
-    click.echo(json.dumps(answer, ensure_ascii=False, indent=2) if as_json else text)
 
 
 def _name(row: dict[str, Any]) -> str:
@@ -88,7 +68,7 @@ def list_(state: str, limit: int, after: str, as_json: bool, **server: Any) -> N
     """List versions by their review state: what waits for a review, by default."""
     query = urlencode({"state": state, "limit": limit, **({"after": after} if after else {})})
     answer = control(**server).call("GET", f"/i/global-kvs?{query}")
-    _tell(answer, "\n".join(_row(row) for row in answer["items"]) or f"nothing is {state}", as_json=as_json)
+    tell(answer, "\n".join(_row(row) for row in answer["items"]) or f"nothing is {state}", as_json=as_json)
     if answer.get("after") and not as_json:
         click.echo(f"note: there are more: --after {answer['after']!r}", err=True)
 
@@ -109,7 +89,7 @@ def show(scope: str, key: str, version: int, as_json: bool, **server: Any) -> No
     ]
     if bought.get("after"):
         lines.append("and by others")
-    _tell({**answer, "purchases": bought["items"]}, "\n".join(lines), as_json=as_json)
+    tell({**answer, "purchases": bought["items"]}, "\n".join(lines), as_json=as_json)
 
 
 @_command("publish")
@@ -149,7 +129,7 @@ def publish(
     }
     sent = {name: value for name, value in body.items() if value is not None or name == "data"}
     answer = control(**server).call("POST", "/i/global-kvs", sent)
-    _tell(answer, f"{_name(answer)}: published, {answer['review_state']}", as_json=as_json)
+    tell(answer, f"{_name(answer)}: published, {answer['review_state']}", as_json=as_json)
 
 
 def _content(data: Path) -> bytes:
@@ -175,7 +155,7 @@ def _json(text: bytes, where: str) -> Any:
 def review(scope: str, key: str, version: int, state: str, as_json: bool, **server: Any) -> None:
     """Approve a version, deny it, or put it back; only what is approved is seen, also by its buyers."""
     answer = control(**server).call("PUT", _path(scope, key, version) + "/review", {"state": state})
-    _tell(answer, f"{_name(answer)}: {state}", as_json=as_json)
+    tell(answer, f"{_name(answer)}: {state}", as_json=as_json)
 
 
 @_command("price")
@@ -183,11 +163,11 @@ def review(scope: str, key: str, version: int, state: str, as_json: bool, **serv
 def price(scope: str, key: str, version: int, price: int | None, as_json: bool, **server: Any) -> None:
     """Set the price of what the staff has published; `none`: everybody has it."""
     answer = control(**server).call("PUT", _path(scope, key, version) + "/price", {"price": price})
-    _tell(answer, f"{_name(answer)}: " + ("free" if price is None else f"price {price}"), as_json=as_json)
+    tell(answer, f"{_name(answer)}: " + ("free" if price is None else f"price {price}"), as_json=as_json)
 
 
 @_command("grant")
-@click.argument("guild", type=_ID)
+@click.argument("guild", type=GUILD)
 @click.option("--user", is_flag=True, help="GUILD is a user's id.")
 @click.option("--paid", type=_PRICE, help="What was paid. [default: its price of now]")
 def grant(
@@ -196,17 +176,17 @@ def grant(
     """Note that GUILD has bought a version: its templates get the data."""
     place = f"{_path(scope, key, version)}/purchases{tenant_path(guild, user=user)}"
     answer = control(**server).call("PUT", place, None if paid is None else {"price": paid})
-    _tell(answer, f"{_name(answer)}: bought by {_owner(guild, user=user)} for {answer['price']}", as_json=as_json)
+    tell(answer, f"{_name(answer)}: bought by {_owner(guild, user=user)} for {answer['price']}", as_json=as_json)
 
 
 @_command("revoke")
-@click.argument("guild", type=_ID)
+@click.argument("guild", type=GUILD)
 @click.option("--user", is_flag=True, help="GUILD is a user's id.")
 def revoke(scope: str, key: str, version: int, guild: int, user: bool, as_json: bool, **server: Any) -> None:
     """Take back that GUILD has bought a version."""
     place = f"{_path(scope, key, version)}/purchases{tenant_path(guild, user=user)}"
     answer = control(**server).call("DELETE", place)
-    _tell(answer, f"{_name(answer)}: no longer bought by {_owner(guild, user=user)}", as_json=as_json)
+    tell(answer, f"{_name(answer)}: no longer bought by {_owner(guild, user=user)}", as_json=as_json)
 
 
 def _owner(guild: int, *, user: bool) -> str:

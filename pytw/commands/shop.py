@@ -9,13 +9,12 @@ from urllib.parse import urlencode
 
 import click
 
-from pytw.commands.control import control, controlled, quoted
+from pytw.commands.control import control, quoted
+from pytw.commands.placed import part, placed_command
 from pytw.commands.sources import entry_name, read_files
-from pytw.commands.tenanted import tell
+from pytw.commands.tenanted import GUILD, tell
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-_ID = click.IntRange(1, (1 << 63) - 1)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -23,27 +22,10 @@ def shop() -> None:
     """What templates the shop has: publish, list, review and withdraw their versions."""
 
 
-def _part(ctx: click.Context, param: click.Parameter, text: str) -> str:
-    """A part of a path; what would be lost on its way is refused here."""
-    if not text or text in (".", ".."):
-        raise click.BadParameter(f"{text!r} is not a {param.name}", ctx, param)
-    return text
-
-
 def _command(name: str, *, of_version: bool = True) -> Callable[[F], click.Command]:
-    """A command with --json and the options that say which server, and with NAME VERSION in front of its arguments."""
-
-    def decorate(run: F) -> click.Command:
-        command: Any = click.option("--json", "as_json", is_flag=True, help="Print the server's answer as JSON.")(run)
-        command = controlled(command)
-        if of_version:
-            command = click.argument("version", callback=_part)(command)
-            command = click.argument("name", callback=_part)(command)
-        made = shop.command(name)(command)
-        made.params.sort(key=lambda p: 0 if p.name in ("name", "version") and of_version else 1)
-        return made
-
-    return decorate
+    """A command of the group, with NAME VERSION in front of its arguments."""
+    place = [click.Argument([argument], callback=part) for argument in ("name", "version")] if of_version else []
+    return placed_command(shop, name, *place)
 
 
 def _path(name: str, version: str) -> str:
@@ -70,8 +52,8 @@ def _told(answer: dict[str, Any], what: str) -> str:
 @click.option("--cap", "caps", multiple=True, help="A capability that tenants' templates get. [default: all]")
 @click.option("--short", help="What it is, in a line.")
 @click.option("--long", help="What it is, at length.")
-@click.option("--guild", type=_ID, help="The guild that it belongs to. [default: the staff]")
-@click.option("--user", type=_ID, help="The user that it belongs to.")
+@click.option("--guild", type=GUILD, help="The guild that it belongs to. [default: the staff]")
+@click.option("--user", type=GUILD, help="The user that it belongs to.")
 def publish(
     name: str,
     version: str,

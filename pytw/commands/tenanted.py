@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-from pytw.commands.control import controlled
+from pytw.commands.placed import placed_command
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -18,15 +18,9 @@ GUILD = click.IntRange(1, (1 << 63) - 1)
 def tenant_command(group: click.Group, name: str) -> Callable[[F], click.Command]:
     """A command of *group*; it gets `guild, user, as_json` and what `control` takes."""
 
-    def decorate(run: F) -> click.Command:
-        command: Any = click.option("--json", "as_json", is_flag=True, help="Print the server's answer as JSON.")(run)
-        command = click.option("--user", is_flag=True, help="GUILD is a user's id.")(controlled(command))
-        # The tenant comes first on the command line, before the arguments that the function declared.
-        made = group.command(name)(click.argument("guild", type=GUILD)(command))
-        made.params.sort(key=lambda p: 0 if p.name == "guild" else 1)
-        return made
-
-    return decorate
+    guild = click.Argument(["guild"], type=GUILD)
+    user = click.Option(["--user"], is_flag=True, help="GUILD is a user's id.")
+    return placed_command(group, name, guild, user)
 
 
 def tell(answer: Any, text: str, *, as_json: bool) -> None:
