@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -126,9 +127,15 @@ def _report(result: DispatchResult, events: list[str], event: str, trace: Trace)
         lines.append(f"note: the template has no handler for {event}; it listens for {', '.join(events)}")
     for call in trace.calls:
         end = f"error: {call['error']}" if "error" in call else _short(call["results"])
-        shown = ", ".join(_short(argument) for argument in call["arguments"])
+        shown = ", ".join(_short(argument) for argument in _given(call["arguments"]))
         lines.append(f"host call {call['name']}({shown}) -> {end}  [{call['ms']:.2f} ms]")
     return "\n".join(lines)
+
+
+def _given(arguments: Sequence[Any]) -> Sequence[Any]:
+    """Without those at the end that a script left out."""
+    last = next((place for place in range(len(arguments), 0, -1) if arguments[place - 1] is not None), 0)
+    return arguments[:last]
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
