@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from pytw.errors import Conflict, NotFound, RequestError
+from pytw.limits import GLOBAL_KV_DATA_BYTES_MAX, GLOBAL_KV_FIND_BYTES_MAX
 from pytw.storage.stores import Stores
 from pytw.types import Id
 
@@ -48,6 +49,16 @@ async def test_versions_of_a_state_are_listed_in_pages(stores: Stores) -> None:
     assert (await stores.global_staff.in_state("approved")).items == []
     with pytest.raises(RequestError):
         await stores.global_staff.in_state("liked")
+
+
+async def test_a_page_of_staff_has_so_many_bytes(stores: Stores) -> None:
+    large = {"text": "x" * (GLOBAL_KV_DATA_BYTES_MAX - 100)}
+    for version in range(1, 11):
+        await stores.global_kv.create("s", "key", version, **TENANTS, public_metadata=large)
+    page = await stores.global_staff.in_state("pending")
+    assert sum(len(r.public_metadata) for r in page.items) <= GLOBAL_KV_FIND_BYTES_MAX
+    assert 0 < len(page.items) < 10
+    assert page.after is not None
 
 
 async def test_a_version_is_shown_with_its_data_whatever_its_state(stores: Stores) -> None:

@@ -92,6 +92,19 @@ async def test_a_kept_session_is_read_anew_after_its_life(database_url: str) -> 
     await db.close()
 
 
+async def test_a_session_is_kept_no_longer_than_it_lives(database_url: str) -> None:
+    now, life_s = 0.0, SESSION_LIFE_S / 2
+    db = await open_pool(database_url, 2)
+    users = UserStore(db, clock=lambda: now)
+    await users.keep("1")
+    token, _ = await users.create_session("1", "api", life_s)
+    assert await users.session(token) is not None
+    now = life_s
+    await users.session(token)
+    assert users.kept.counts()["misses"] == 2
+    await db.close()
+
+
 async def test_tokens_that_nobody_has_are_not_kept(stores: Stores) -> None:
     for number in range(50):
         assert await stores.users.session(f"guess{number}") is None
