@@ -160,8 +160,10 @@ class ShopStore:
         Args:
             state: only those; what was withdrawn is in none.
             after: ``name#version``: go on behind it.
-        Raises: RequestError: not such a place.
+        Raises: RequestError: not such a place, or no such state.
         """
+        if state is not None:
+            _check_state(state)
         last, _, version = (after or "").partition("#")
         place = (last, position(version)) if after else (None, None)
         rows = await self._db.fetch(LIST, name, state, *place, min(limit, SHOP_LIST_MAX))
@@ -186,9 +188,9 @@ class ShopStore:
 
         Raises: NotFound. Conflict: it was withdrawn. RequestError: no such state.
         """
-        if state not in REVIEW_STATES:
-            raise RequestError(f"not a review state: {state[:40]!r}", hint=f"one of {', '.join(REVIEW_STATES)}")
-        return await self._change(name, version, REVIEW, state, _check_text("note", note, SHOP_NOTE_BYTES_MAX), author)
+        return await self._change(
+            name, version, REVIEW, _check_state(state), _check_text("note", note, SHOP_NOTE_BYTES_MAX), author
+        )
 
     async def withdraw(self, name: str, version: str, *, note: str = "", author: str | None = None) -> Tenants:
         """Take a version away for good: nobody runs it, and its number is not given again. Returns as `review`."""
@@ -210,6 +212,12 @@ class ShopStore:
 
 def _owner(owner: Id) -> tuple[str, str]:
     return owner.owner_type.value, owner.owner_id
+
+
+def _check_state(state: str) -> str:
+    if state not in REVIEW_STATES:
+        raise RequestError(f"not a review state: {state[:40]!r}", hint=f"one of {', '.join(REVIEW_STATES)}")
+    return state
 
 
 def _check_text(what: str, text: str, most: int) -> str:
