@@ -239,7 +239,7 @@ impl Object for GlobalKv {
     const TAG: c_int = tag::GLOBAL_KV;
     const NAME: &'static CStr = c"GlobalKvExecutor";
     const METHODS: &'static [Named] = remote! { GlobalKv:
-        find "globalkv.find" (text, text)
+        find "globalkv.find" (text, text, options)
         get "globalkv.get" (text, number, text)
         create "globalkv.create" (table)
         delete "globalkv.delete" (text, number, text)

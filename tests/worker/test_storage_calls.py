@@ -185,6 +185,37 @@ async def test_what_one_tenant_publishes_another_gets_when_it_is_approved(world:
     assert await world.run(get, tenant=B) == "nothing"
 
 
+async def test_a_search_gives_pages_to_who_asks_for_them(world: World):
+    for version in (1, 2, 3):
+        place = ("s", "key", version)
+        await world.stores.global_kv.create(
+            *place, owner_type="guild", owner_id=str(A), data={}, short="x", review_state="approved"
+        )
+    body = """
+    local function versions(records)
+        local all = {}
+        for _, record in records do table.insert(all, record.version) end
+        return all
+    end
+    local seen, after = {}, nil
+    repeat
+        local page
+        page, after = ctx.GlobalKV:find("k%", "s", { limit = 2, after = after })
+        table.insert(seen, versions(page))
+    until after == nil
+    local n = select("#", ctx.GlobalKV:find("k%", "s", nil))
+    return { seen, versions(ctx.GlobalKV:find("k%", "s", {})), versions(ctx.GlobalKV:find("k%", "s")), n }
+    """
+    assert await world.run(body) == [[[1, 2], [3]], [1, 2, 3], [1, 2, 3], 1]
+    for options, told in (
+        ("5", "table expected, got number"),
+        ("{limit = 0}", "limit must be a number from 1 to 1,000"),
+        ("{more = 1}", "there is no option 'more'"),
+        ("{after = 'x'}", "not a cursor: 'x'"),
+    ):
+        assert told in str(await world.refusal(f"ctx.GlobalKV:find('k%', 's', {options})"))
+
+
 async def test_private_data_cannot_be_looked_into(world: World):
     await world.run(CREATE % "false")
     await world.stores.global_staff.review("s", "key", 1, "approved")
