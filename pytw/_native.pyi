@@ -94,11 +94,12 @@ class Engine:
 
         Args:
             program: msgpack list of ``[name, entry, {path: source}, [event, ...], [capability, ...]]``, in dispatch
-                order; paused ones are left out by the caller. Events ``["*"]`` takes every event.
+                order; paused ones are left out by the caller. Events ``["*"]`` takes every event. Of a tenant with none
+                the engine keeps nothing once it has no VM and no requests and owes no CPU time.
         """
 
     def has_program(self, tenant: int) -> bool:
-        """Whether `set_program` was called for the tenant and not undone by `drop_tenant`."""
+        """Whether the tenant has templates: those of `set_program`, not undone by `drop_tenant`."""
 
     def submit_event(
         self,
@@ -141,7 +142,7 @@ class Engine:
         """Ends an event's main threads with outcome ``cancelled``; unknown requests are ignored."""
 
     def drop_tenant(self, tenant: int, request: int) -> None:
-        """Ends everything of the tenant and forgets its program. RESULT: msgpack nil."""
+        """Ends everything of the tenant and forgets its program, and all else but the CPU time that it owes. RESULT: msgpack nil."""
 
     def answer(self, call: int, payload: bytes) -> None:
         """Hands a host call its results: msgpack list of values. Late or double answers are ignored."""
@@ -167,9 +168,9 @@ class Engine:
     def stats(self) -> dict[str, int]:
         """Counters and levels by name.
 
-        ``vms`` (alive), ``bytes`` (of the system's memory that they hold, about), ``queued`` (requests without an answer),
-        ``closing`` and ``closing_bytes`` (VMs that wait to be closed, elsewhere), and since the start ``slices,
-        preempted, events, evicted, replaced, shed, logs_dropped``.
+        ``tenants`` (of which something is kept), ``vms`` (alive), ``bytes`` (of the system's memory that they hold, about),
+        ``queued`` (requests without an answer), ``closing`` and ``closing_bytes`` (VMs that wait to be closed, elsewhere),
+        and since the start ``slices, preempted, events, evicted, replaced, shed, logs_dropped``.
         """
 
     def close(self) -> None:

@@ -61,6 +61,15 @@ impl Bucket {
         Some(self.at + Duration::from_nanos((missing / self.percent + 1) as u64 * 100))
     }
 
+    /// When it is full, if it ever is and no work keeps it from filling.
+    pub fn fills(&self) -> Option<Instant> {
+        let missing = self.full - self.left;
+        if missing == 0 {
+            return Some(self.at);
+        }
+        (self.percent > 0).then(|| self.at + Duration::from_nanos((missing / self.percent + 1) as u64 * 100))
+    }
+
     pub fn charge(&mut self, used: Duration) {
         self.left -= used.as_nanos() as i64;
         self.drained |= self.left <= 0;

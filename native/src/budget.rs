@@ -51,6 +51,7 @@ impl Engine {
                 return;
             }
             self.evict(key);
+            self.arm(key, now);
         }
         busy.sort_unstable_by(|a, b| b.cmp(a));
         for (bytes, key) in busy {

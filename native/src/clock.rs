@@ -51,7 +51,9 @@ impl Engine {
         }
         self.end_check(key);
         self.wake(key);
-        self.arm(key, now);
+        if !self.forget(key, now) {
+            self.arm(key, now);
+        }
     }
 
     /// Closes the VM of a tenant that has neither work nor waits.

@@ -8,6 +8,7 @@ use rustc_hash::FxHashSet;
 
 use crate::blame::Blame;
 use crate::engine::Engine;
+use crate::forget::room_for;
 use crate::limits::Limits;
 use crate::shared::{CLOSED, CLOSING, In, OPEN, Shared};
 use crate::timer::{self, Timer};
@@ -57,11 +58,16 @@ impl Handle {
             return Err(text);
         }
         match &item {
-            In::Program { tenant, .. } => {
+            In::Program { tenant, program } if !program.is_empty() => {
                 self.programs().insert(*tenant);
             }
-            In::Drop { tenant, .. } => {
-                self.programs().remove(tenant);
+            In::Program { tenant, .. } | In::Drop { tenant, .. } => {
+                let mut programs = self.programs();
+                if programs.remove(tenant)
+                    && let Some(room) = room_for(programs.len(), programs.capacity())
+                {
+                    programs.shrink_to(room);
+                }
             }
             _ => {}
         }

@@ -78,7 +78,7 @@ impl Meter {
     }
 }
 
-/// What the jobs of one VM hold and may use.
+/// What the jobs of one tenant hold and may use.
 #[derive(Default)]
 pub struct Account {
     /// Bytes that they were given and have made.

@@ -245,6 +245,10 @@ impl Program {
         Ok(Arc::new(Program { templates, replaces_builtins }))
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.templates.is_empty()
+    }
+
     /// What a tenant with this program, or with none yet, runs: the built-in template first.
     pub fn all<'a>(program: Option<&'a Program>, builtins: Option<&'a Arc<Template>>) -> impl Iterator<Item = &'a Arc<Template>> {
         let builtins = builtins.filter(|_| program.is_none_or(|program| !program.replaces_builtins));

@@ -4,6 +4,8 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 #[derive(Default)]
 pub struct Stats {
+    /// Those that the engine keeps something of.
+    pub tenants: AtomicUsize,
     pub vms: AtomicUsize,
     pub slices: AtomicU64,
     pub preempted: AtomicU64,
@@ -21,10 +23,11 @@ pub struct Stats {
 
 impl Stats {
     /// For Python, by name.
-    pub fn all(&self) -> [(&'static str, u64); 12] {
+    pub fn all(&self) -> [(&'static str, u64); 13] {
         let big = |n: &AtomicU64| n.load(Ordering::Relaxed);
         let size = |n: &AtomicUsize| n.load(Ordering::Relaxed) as u64;
         [
+            ("tenants", size(&self.tenants)),
             ("vms", size(&self.vms).saturating_sub(size(&self.closing))),
             ("slices", big(&self.slices)),
             ("preempted", big(&self.preempted)),

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use crate::bucket::Bucket;
+use crate::offload::Account;
 use crate::program::Program;
 use crate::reaper;
 use crate::request::{Answer, Arrival, End, Weight, refused};
@@ -48,6 +49,8 @@ pub struct Tenant {
     pub used: Instant,
     /// Bytes of results that are not taken yet.
     pub results: Arc<AtomicUsize>,
+    /// What its jobs on background threads hold and may use.
+    pub jobs: Arc<Account>,
 }
 
 impl Slot {
@@ -83,6 +86,7 @@ impl Tenant {
             alarm: None,
             used: Instant::now(),
             results: Arc::default(),
+            jobs: Arc::default(),
         }
     }
 
@@ -182,6 +186,7 @@ impl Tenant {
         if self.has_work() {
             sooner(self.bucket.opens());
         }
+        sooner(self.forgettable_at(now));
         due
     }
 }

@@ -30,11 +30,13 @@ impl Engine {
         let Some(tenant) = self.tenants.get_mut(&key) else {
             return;
         };
+        let now = Instant::now();
         let Some(slot) = tenant.next_slot() else {
-            return;
+            // Its work was taken away while it waited for its turn.
+            tenant.bucket.set_busy(false, now);
+            return self.arm(key, now);
         };
         tenant.last = slot;
-        let now = Instant::now();
         tenant.used = now;
         let allowance = tenant.bucket.left(now);
         if allowance.is_zero() {
@@ -70,10 +72,10 @@ impl Engine {
         let Some(tenant) = self.tenants.get_mut(&key) else {
             return Ok(false);
         };
-        let (program, results) = (tenant.program.clone(), tenant.results.clone());
+        let (program, results, jobs) = (tenant.program.clone(), tenant.results.clone(), tenant.jobs.clone());
         let held = &mut tenant.slots[slot];
         if held.vm.is_none() {
-            let vm = Vm::new(key, results, self.shared.clone(), self.limits.clone(), slot == CHECKS)?;
+            let vm = Vm::new(key, results, jobs, self.shared.clone(), self.limits.clone(), slot == CHECKS)?;
             vm.program.replace(program);
             held.vm = Some(vm);
         }
