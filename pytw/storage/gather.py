@@ -106,8 +106,12 @@ class Gather(Generic[Item, Result]):
             if len(batch) == 1 or isinstance(error, Unavailable):
                 _fail(batch, error)
             else:
-                for asked in batch:
-                    await self._answer([asked])
+                try:
+                    for asked in batch:
+                        await self._answer([asked])
+                finally:
+                    # Those behind one that failed by a bug.
+                    _fail(batch, InternalError("the statement failed"))
         except BaseException as error:
             _fail(batch, InternalError(f"the statement failed: {type(error).__name__}"))
             raise

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from pytw.errors import RequestError, StorageUnavailable
+from pytw.errors import InternalError, RequestError, StorageUnavailable
 from pytw.storage.gather import Gather
 
 
@@ -16,6 +16,8 @@ class Statements:
         self.gate = asyncio.Event()
         self.gate.set()
         self.failure: Exception | None = None
+        #: Asked alone, these meet a bug.
+        self.bugs: set[int] = set()
 
     async def run(self, items: list[int]) -> list[int]:
         self.batches.append(items)
@@ -24,6 +26,8 @@ class Statements:
         await self.gate.wait()
         if self.failure is not None:
             raise self.failure
+        if len(items) == 1 and items[0] in self.bugs:
+            raise KeyError(items[0])
         if 13 in items:
             raise RequestError("thirteen")
         return [item * 2 for item in items]
@@ -73,6 +77,20 @@ async def test_only_who_is_at_fault_hears_of_it(statements: Statements) -> None:
     with pytest.raises(RequestError):
         await asks.ask(13)
     assert await asks.ask(15) == 30
+
+
+async def test_a_bug_is_told_to_all_that_it_keeps_from_an_answer(statements: Statements) -> None:
+    """Also to those who would be asked alone behind the one that met it."""
+    asks = gather(statements)
+    statements.failure = KeyError("a bug")
+    async with asyncio.timeout(5):
+        found = await asyncio.gather(*(asks.ask(n) for n in range(3)), return_exceptions=True)
+    assert [type(error) for error in found] == [KeyError, InternalError, InternalError]
+    statements.failure, statements.bugs = None, {15}
+    async with asyncio.timeout(5):
+        found = await asyncio.gather(*(asks.ask(n) for n in (11, 13, 14, 15, 16)), return_exceptions=True)
+    assert [type(answer) for answer in found] == [int, RequestError, int, InternalError, InternalError]
+    assert await asks.ask(5) == 10
 
 
 async def test_a_database_that_is_away_is_told_to_all_and_not_asked_again(statements: Statements) -> None:
