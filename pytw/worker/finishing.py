@@ -30,6 +30,7 @@ class Finishing:
         await done
 
     async def _run(self, tenant: int) -> None:
+        batch: list[tuple[str, int, asyncio.Future[None]]] = []
         try:
             while batch := self._waiting[tenant]:
                 self._waiting[tenant] = []
@@ -46,7 +47,8 @@ class Finishing:
                     else:
                         done.set_exception(error)
         finally:
-            for _, _, done in self._waiting.pop(tenant):
+            # Whoever was not told: this ends by `close`, or by a bug.
+            for _, _, done in (*batch, *self._waiting.pop(tenant)):
                 done.cancel()
 
     async def close(self) -> None:

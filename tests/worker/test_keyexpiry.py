@@ -204,6 +204,22 @@ async def test_key_of_another_workers_tenant_is_left_alone():
     await asyncio.gather(running, return_exceptions=True)
 
 
+async def test_bug_in_a_deletion_keeps_no_place():
+    """The keys stay claimed; whoever waits for them goes on."""
+    db = MemoryDb()
+
+    async def fails(*_: object) -> int:
+        await asyncio.sleep(0)
+        raise KeyError("a bug")
+
+    db.finish_expired = fails
+    mine = expiry(db, Runs())
+    async with asyncio.timeout(5):
+        ends = [mine.expire(A, record(A, key)) for key in ("a", "b", "c")]
+        found = await asyncio.gather(*ends, return_exceptions=True)
+    assert {type(end) for end in found} == {asyncio.CancelledError}
+
+
 async def test_failed_finish_is_no_end():
     db = MemoryDb()
 
