@@ -68,6 +68,12 @@ def test_the_beginning_of_a_secret_at_the_end_of_a_cut_text_goes():
     assert made.text(A, "hunter2h") == "hunter2h"
 
 
+def test_of_several_beginnings_at_the_end_of_a_cut_text_the_longest_goes():
+    made = knowing(("one", "abcdabcdX"), ("two", "cdabcdabQ"))
+    assert made.text(A, "x" * CUT + "abcdabcdab") == "x" * CUT + "ab[secret two]"
+    assert made.text(A, "x" * CUT + "abcdXabcd") == "x" * CUT + "abcdX[secret one]"
+
+
 def test_only_errors_and_reasons_of_a_result_change():
     made = knowing(("key", SECRET))
     deep = {"v": [SECRET, None, 1.5]}
