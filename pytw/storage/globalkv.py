@@ -13,6 +13,7 @@ import dataclasses
 import re
 from typing import TYPE_CHECKING, Any
 
+import asyncpg
 import orjson
 
 from pytw.errors import Conflict, LimitExceeded, NotFound, RequestError
@@ -33,8 +34,6 @@ from pytw.types import GlobalEntry, GlobalPage, GlobalRecord, Id
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    import asyncpg
 
     from pytw.storage.pool import Database
 
@@ -199,11 +198,22 @@ class GlobalKvStore:
         bought = None
         if may_exist(key, version):
             arguments = (_checked_scope(scope), key, version, owner_type, owner_id)
-            bought = await self._db.fetchval(DELETE, *arguments)
+            try:
+                bought = await self._db.fetchval(DELETE, *arguments)
+            except RequestError as error:
+                if not is_bound(error):
+                    raise
+                # Bought since the statement began.
+                bought = True
         if bought is None:
             raise NotFound(f"you have no version {version} of {key[:80]}")
         if bought:
             raise Conflict(f"version {version} of {key} was bought, and stays for its buyers")
+
+
+def is_bound(error: RequestError) -> bool:
+    """Whether PostgreSQL refused to part a purchase from its version, which a change at the same moment had it try."""
+    return isinstance(error.__cause__, (asyncpg.ForeignKeyViolationError, asyncpg.RestrictViolationError))
 
 
 def _exists(key: str, version: int) -> Conflict:

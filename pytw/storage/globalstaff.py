@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING
 
 from pytw.errors import Conflict, NotFound, RequestError
 from pytw.limits import GLOBAL_KV_FIND_BYTES_MAX, GLOBAL_KV_FIND_ROWS_MAX, GLOBAL_KV_PURCHASES_SHOWN_MAX
-from pytw.storage.globalkv import COLUMNS, PLACE, STAFF, checked_price, checked_review_state, may_exist, page, record
+from pytw.storage.globalkv import (
+    COLUMNS,
+    PLACE,
+    STAFF,
+    checked_price,
+    checked_review_state,
+    is_bound,
+    may_exist,
+    page,
+    record,
+)
 from pytw.types import GlobalPage, GlobalPurchase, Id, OwnerType
 
 if TYPE_CHECKING:
@@ -113,7 +123,12 @@ class GlobalKvStaff:
         row = None
         if may_exist(key, version):
             buyer = (owner.owner_id, owner.owner_type.value)
-            row = await self._db.fetchrow(GRANT, scope, key, version, *buyer, price, granted_by)
+            try:
+                row = await self._db.fetchrow(GRANT, scope, key, version, *buyer, price, granted_by)
+            except RequestError as error:
+                if not is_bound(error):
+                    raise
+                # Deleted since the statement began: there is none.
         if row is None:
             raise _missing(key, version)
         if row["price"] is None:

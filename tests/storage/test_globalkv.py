@@ -16,11 +16,13 @@ from pytw.limits import (
     GLOBAL_KV_OWNED_MAX,
 )
 from pytw.storage.globalkv import DELETE
+from pytw.storage.globalstaff import GRANT
 from pytw.storage.stores import Stores
 from pytw.types import Id
 from tests.storage.waiting import until_it_waits
 
 MINE: dict[str, Any] = {"owner_type": "user", "owner_id": "1"}
+STAFF: dict[str, Any] = {"owner_type": "staff", "owner_id": "1"}
 
 
 async def _published(stores: Stores, key: str, version: int = 1, **more: Any) -> None:
@@ -160,30 +162,35 @@ async def test_only_the_owner_deletes(stores: Stores) -> None:
 
 
 async def test_what_was_bought_stays_for_its_buyers(stores: Stores) -> None:
-    staff: dict[str, Any] = {"owner_type": "staff", "owner_id": "1"}
-    await _published(stores, "key", **staff, price=5)
+    await _published(stores, "key", **STAFF, price=5)
     await stores.global_staff.grant("s", "key", 1, Id.guild(7), granted_by="1")
     with pytest.raises(Conflict, match="was bought, and stays for its buyers"):
-        await stores.global_kv.delete("s", "key", 1, **staff)
+        await stores.global_kv.delete("s", "key", 1, **STAFF)
     assert (await stores.global_kv.get("s", "key", 1, buyer=Id.guild(7))).data == b'{"a":[1]}'.replace(b":", b": ")
     await stores.global_staff.revoke("s", "key", 1, Id.guild(7))
-    await stores.global_kv.delete("s", "key", 1, **staff)
+    await stores.global_kv.delete("s", "key", 1, **STAFF)
 
 
-async def test_a_purchase_and_a_deletion_at_once_leave_no_purchase_of_nothing(stores: Stores) -> None:
-    staff: dict[str, Any] = {"owner_type": "staff", "owner_id": "1"}
-    for version in range(1, 11):
-        await _published(stores, "key", version, **staff, price=5)
-        await asyncio.gather(
-            stores.global_staff.grant("s", "key", version, Id.guild(7), granted_by="1"),
-            stores.global_kv.delete("s", "key", version, **staff),
-            return_exceptions=True,
-        )
-    kept = await stores.db.fetch(
-        "SELECT version, (SELECT count(*) FROM global_kv_purchases AS p WHERE p.version = v.version) AS bought FROM global_kv AS v"
-    )
-    assert all(row["bought"] == 1 for row in kept)
-    assert await stores.db.fetchval("SELECT count(*) FROM global_kv_purchases") == len(kept)
+async def test_what_is_bought_while_it_is_deleted_stays(stores: Stores) -> None:
+    await _published(stores, "key", **STAFF, price=5)
+    async with stores.db.transaction() as purchase:
+        await purchase.execute(GRANT, "s", "key", 1, "7", "guild", None, "1")
+        deleting = asyncio.create_task(stores.global_kv.delete("s", "key", 1, **STAFF))
+        await until_it_waits(stores.db, deleting)
+    with pytest.raises(Conflict, match="was bought, and stays for its buyers"):
+        await deleting
+    assert (await stores.global_kv.get("s", "key", 1, buyer=Id.guild(7))).data is not None
+
+
+async def test_what_is_deleted_while_it_is_bought_is_not_sold(stores: Stores) -> None:
+    await _published(stores, "key", **STAFF, price=5)
+    async with stores.db.transaction() as deletion:
+        await deletion.execute(DELETE, "s", "key", 1, "staff", "1")
+        buying = asyncio.create_task(stores.global_staff.grant("s", "key", 1, Id.guild(7), granted_by="1"))
+        await until_it_waits(stores.db, buying)
+    with pytest.raises(NotFound, match="there is no version 1 of key"):
+        await buying
+    assert await stores.db.fetchval("SELECT count(*) FROM global_kv_purchases") == 0
 
 
 async def test_large_price_of_staff_is_kept_and_makes_it_opaque(stores: Stores) -> None:
