@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlencode
 
 import click
 
 from pytw.commands.control import control, quoted, tenant_path
+from pytw.commands.inputs import content, json_of
 from pytw.commands.placed import part, placed_command
 from pytw.commands.tenanted import GUILD, tell
-from pytw.errors import RequestError
 from pytw.limits import GLOBAL_KV_DATA_BYTES_MAX, GLOBAL_KV_PRICE_MAX, GLOBAL_KV_VERSION_MAX
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -23,6 +21,7 @@ _VERSION = click.IntRange(1, GLOBAL_KV_VERSION_MAX)
 _PRICE = click.IntRange(0, GLOBAL_KV_PRICE_MAX)
 #: A file that is longer holds no JSON that could be stored.
 _FILE_BYTES_MAX = 8 * GLOBAL_KV_DATA_BYTES_MAX
+_FITS = f"{GLOBAL_KV_DATA_BYTES_MAX:,} can be stored"
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -93,7 +92,7 @@ def show(scope: str, key: str, version: int, as_json: bool, **server: Any) -> No
 
 
 @_command("publish")
-@click.argument("data", type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path))
+@click.argument("data", type=click.Path(exists=True, dir_okay=False, allow_dash=True))
 @click.option("--short", required=True, help="What it is, in a line.")
 @click.option("--long", help="What it is, at length.")
 @click.option("--metadata", help="What everybody may read of it, as JSON. [default: {}]")
@@ -104,7 +103,7 @@ def publish(
     scope: str,
     key: str,
     version: int,
-    data: Path,
+    data: str,
     as_json: bool,
     short: str,
     long: str | None,
@@ -120,9 +119,9 @@ def publish(
         "key": key,
         "version": version,
         "short": short,
-        "data": _json(_content(data), str(data)),
+        "data": json_of(content(data, _FILE_BYTES_MAX, hint=_FITS), data),
         "long": long,
-        "public_metadata": None if metadata is None else _json(metadata.encode(), "--metadata"),
+        "public_metadata": None if metadata is None else json_of(metadata, "--metadata"),
         "public_data": public or None,
         "price": price,
         "review_state": "approved" if approved else None,
@@ -130,24 +129,6 @@ def publish(
     sent = {name: value for name, value in body.items() if value is not None or name == "data"}
     answer = control(**server).call("POST", "/i/global-kvs", sent)
     tell(answer, f"{_name(answer)}: published, {answer['review_state']}", as_json=as_json)
-
-
-def _content(data: Path) -> bytes:
-    if str(data) == "-":
-        return sys.stdin.buffer.read(_FILE_BYTES_MAX + 1)
-    with data.open("rb") as file:
-        return file.read(_FILE_BYTES_MAX + 1)
-
-
-def _json(text: bytes, where: str) -> Any:
-    if len(text) > _FILE_BYTES_MAX:
-        raise RequestError(
-            f"{where}: over {_FILE_BYTES_MAX:,} bytes", hint=f"{GLOBAL_KV_DATA_BYTES_MAX:,} can be stored"
-        )
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise RequestError(f"{where}: not JSON: {error}") from None
 
 
 @_command("review")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -12,13 +11,13 @@ from urllib.parse import urlencode
 import click
 
 from pytw.commands.control import control, tenant_path
+from pytw.commands.inputs import STREAM, content, json_of
 from pytw.commands.tenanted import tell, tenant_command
 from pytw.limits import KV_FIND_ROWS_MAX, KV_VALUE_BYTES_MAX
 
-#: Standard input, in place of a value.
-STREAM = "-"
 #: A value that is longer cannot be stored, however it is written.
 _INPUT_BYTES_MAX = 8 * KV_VALUE_BYTES_MAX
+_FITS = f"{KV_VALUE_BYTES_MAX:,} can be stored"
 
 _scope = click.option("--scope", "scopes", multiple=True, required=True, help="A scope of the key; may be repeated.")
 _tagged = click.option("--tagged", is_flag=True, help="Tagged JSON, which keeps every type (docs/values.md).")
@@ -95,11 +94,8 @@ def set_(
             expires_at = datetime.now(UTC) + timedelta(seconds=expires_in)
         except OverflowError:
             raise click.UsageError("--expires-in is too far away") from None
-    text = sys.stdin.read(_INPUT_BYTES_MAX) if value == STREAM else value
-    try:
-        read = json.loads(text)
-    except ValueError as error:
-        raise click.UsageError(f"VALUE is not JSON: {error}; a text stands in quotes: '\"text\"'") from None
+    text = content(STREAM, _INPUT_BYTES_MAX, hint=_FITS) if value == STREAM else value
+    read = json_of(text, "VALUE", hint="a text stands in quotes: '\"text\"'")
     body = {
         "key": key,
         "scopes": list(scopes),

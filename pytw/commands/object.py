@@ -10,13 +10,12 @@ from urllib.parse import urlencode
 import click
 
 from pytw.commands.control import Control, control, quoted, tenant_path
+from pytw.commands.inputs import STREAM, content
 from pytw.commands.tenanted import tell, tenant_command
 from pytw.errors import RequestError
 from pytw.limits import OBJECT_BYTES_MAX
 from pytw.storage.objectkeys import checked_object_key
 
-#: Standard input or output, in place of a file.
-STREAM = "-"
 #: It reads and writes every file of a tenant.
 ADOPT_TIMEOUT_S = 600.0
 
@@ -83,25 +82,9 @@ def get(guild: int, key: str, file: str, user: bool, as_json: bool, **server: An
 @click.argument("file", default=STREAM, metavar="[FILE]")
 def put(guild: int, key: str, file: str, user: bool, as_json: bool, **server: Any) -> None:
     """Write FILE, or standard input, as the file KEY; what was there is replaced."""
-    data = _read(file)
+    data = content(file, OBJECT_BYTES_MAX, hint="no file may be longer")
     answer = control(**server).send(_place(guild, key, user=user), data)
     tell(answer, f"{key}: {len(data):,} bytes", as_json=as_json)
-
-
-def _read(file: str) -> bytes:
-    """Reads no further than what the server takes."""
-    try:
-        if file == STREAM:
-            data = sys.stdin.buffer.read(OBJECT_BYTES_MAX + 1)
-        else:
-            with Path(file).open("rb") as reader:
-                data = reader.read(OBJECT_BYTES_MAX + 1)
-    except OSError as error:
-        raise RequestError(f"cannot read {file}: {error.strerror}") from None
-    if len(data) > OBJECT_BYTES_MAX:
-        name = "standard input" if file == STREAM else file
-        raise RequestError(f"{name} is longer than a file may be ({OBJECT_BYTES_MAX:,} bytes)")
-    return data
 
 
 @tenant_command(object_, "rm")

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.commands.lines import tw
+from tests.commands.lines import one_line, tw
 
 RECORD = {
     "id": "f00",
@@ -53,7 +53,6 @@ def test_set_sends_json(ask, server):
 @pytest.mark.parametrize(
     "args",
     [
-        ("set", "5", "k", "text", "--scope", "s"),
         ("set", "5", "k", "1"),
         ("set", "5", "k", "1", "--scope", "s", "--expires-at", "soon"),
         ("set", "5", "k", "1", "--scope", "s", "--expires-at", "2027-01-01", "--expires-in", "5"),
@@ -68,6 +67,14 @@ def test_what_says_too_little_or_too_much_is_refused(ask, server, args):
     assert code == 2
     assert "Traceback" not in err
     assert server[0] == []
+
+
+@pytest.mark.parametrize("value", ["text", '"a', "[" * 100_000])
+def test_a_value_that_is_no_json_is_refused_with_how_a_text_is_written(capsys, server, tmp_path, value):
+    code, text = one_line(capsys, "kv", "set", "5", "k", value, "--scope", "s", "--data-dir", str(tmp_path))
+    assert (code, server[0]) == (1, [])
+    assert text.startswith("tw: VALUE is not JSON: ")
+    assert text.endswith("""(a text stands in quotes: '"text"')""")
 
 
 def test_find_goes_through_pages_and_quotes_what_scripts_wrote(ask, server):

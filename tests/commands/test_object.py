@@ -71,7 +71,7 @@ def test_put_sends_the_file_or_standard_input(ask, server, tmp_path, monkeypatch
 def test_put_of_more_than_a_file_may_have_asks_nobody(capsys, server, tmp_path):
     (tmp_path / "in").write_bytes(b"x" * (OBJECT_BYTES_MAX + 1))
     code, text = one_line(capsys, "object", "put", "5", "k", "in", "--data-dir", str(tmp_path))
-    assert (code, text) == (1, "tw: in is longer than a file may be (524,288 bytes)")
+    assert (code, text) == (1, "tw: in has more than 524,288 bytes (no file may be longer)")
     code, text = one_line(capsys, "object", "put", "5", "k", "missing", "--data-dir", str(tmp_path))
     assert (code, text) == (1, "tw: cannot read missing: No such file or directory")
     assert server[0] == []

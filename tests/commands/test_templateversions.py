@@ -131,6 +131,21 @@ def test_diff_is_against_what_runs_unless_a_second_version_is_named(capsys, serv
             {"events": ["A"]},
             "$shop/greet#1.10: published, listens for A, waits for its review",
         ),
+        (
+            ["publish", "greet", "1.10", "x.luau", "--user", "5", "--cap", "kv:*", "--event", "A"],
+            (
+                "PUT",
+                "/i/shop/greet/1.10",
+                {
+                    "files": {"init.luau": "return 1"},
+                    "events": ["A"],
+                    "allowed_caps": ["kv:*"],
+                    "owner": {"type": "user", "id": "5"},
+                },
+            ),
+            {"events": ["A"]},
+            "$shop/greet#1.10: published, listens for A, waits for its review",
+        ),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
