@@ -14,6 +14,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection
+from dataclasses import replace
 
 import msgspec
 
@@ -31,8 +32,9 @@ log = logging.getLogger(__name__)
 
 POLL_S = 1.0
 POLL_MAX_S = 15.0
-#: Keys whose handlers run or wait for their turn.
-CLAIMED_MAX = 16
+#: Keys whose handlers run or wait for their turn. Many more than run at a time (`Background`): handlers of a few tenants that
+#: never end must not keep all places.
+CLAIMED_MAX = 256
 #: Keys that are claimed at once.
 BATCH = 4
 #: A tenant with more of them than this gets no others, so that the rest of the places are for the rest of the tenants.
@@ -120,7 +122,8 @@ class KeyExpiry:
                 busy = self._busy()
                 found = await self._channel.due(BATCH, busy)
                 for tenant, record in found:
-                    task = asyncio.create_task(self.expire(tenant, record))
+                    # Many may wait, and nothing here needs the value.
+                    task = asyncio.create_task(self.expire(tenant, replace(record, value=b"")))
                     self._running[task] = tenant
                     self._held[tenant] += 1
                 await self._until_room(busy if len(found) < BATCH else None)
