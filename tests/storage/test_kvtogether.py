@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import random
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
 from pytw import values
 from pytw.errors import LimitExceeded, RequestError
 from pytw.limits import DB_STATEMENT_S, KV_TOGETHER_BYTES_MAX, Limits
+from pytw.storage.apart import Apart
 from pytw.storage.kv import KvStore
 from pytw.storage.kvexpiry import KvExpiryStore
 from pytw.storage.kvrules import LOCK_ROOM, owner_of
+from pytw.storage.kvtogether import KvTogether, Place, json_scopes
 from pytw.storage.pool import Database
 from pytw.storage.stores import Stores
 from pytw.types import Id
@@ -32,10 +35,17 @@ class Counted(Database):
     def __init__(self, db: Database) -> None:
         super().__init__(db.pool, db.breaker)
         self.statements = 0
+        #: Of the last statement.
+        self.arguments: tuple[Any, ...] = ()
 
     async def fetch(self, statement: str, *arguments: object) -> list:  # type: ignore[type-arg]
         self.statements += 1
+        self.arguments = arguments
         return await super().fetch(statement, *arguments)
+
+
+def together(db: Database) -> KvTogether:
+    return KvTogether(db, Apart(db, tenant_max=1, total_max=1), Limits())
 
 
 async def test_each_gets_its_own_of_one_statement(stores: Stores) -> None:
@@ -48,6 +58,22 @@ async def test_each_gets_its_own_of_one_statement(stores: Stores) -> None:
     assert [values.unpack(record.value) for record in found if record] == list(range(len(TENANTS)))
     assert found[-1] is None
     assert db.statements == 4
+
+
+async def test_tenants_of_one_statement_come_in_one_order(stores: Stores) -> None:
+    """Two masters that make the same tenants' first keys would otherwise wait for each other in a ring."""
+    db = Counted(stores.db)
+    kv = KvStore(db)
+    await asyncio.gather(*(kv.set(t, f"k{n}", ["s"], values.pack(n)) for n, t in enumerate([9, *reversed(TENANTS)])))
+    _, owner_ids, owner_types, keys, *_ = db.arguments
+    owners = list(zip(owner_ids, owner_types, strict=True))
+    assert owners == sorted(owners)
+    assert len(set(owners)) == len(TENANTS)
+    for number, tenant in enumerate(reversed(TENANTS), 1):
+        assert (owner_of(tenant), f"k{number}") in zip(owners, keys, strict=True)
+        found = await kv.get(tenant, f"k{number}", ["s"])
+        assert found is not None
+        assert values.unpack(found.value) == number
 
 
 async def test_a_tenant_without_room_is_no_fault_of_the_others(stores: Stores) -> None:
@@ -92,6 +118,8 @@ async def test_long_values_come_back_as_they_went(stores: Stores, size: int) -> 
     found = await kv.get(TENANTS[0], "k", ["s"])
     assert found is not None
     assert found.value == value
+    row = await together(stores.db).read(Place(*owner_of(TENANTS[0]), "k", json_scopes(["s"])))
+    assert (row is None) is (size > KV_TOGETHER_BYTES_MAX), "long values travel alone"
 
 
 async def test_inside_a_transaction_nothing_leaves_it(stores: Stores) -> None:
