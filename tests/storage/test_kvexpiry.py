@@ -174,6 +174,25 @@ async def test_writing_the_key_starts_its_expiry_anew(stores: Stores) -> None:
     assert len(await stores.claim_expired(0, 1, limit=1)) == 1
 
 
+@pytest.mark.parametrize("write", ["set", "set_by_id", "set_expiry", "set_expiry_by_id"])
+async def test_key_that_was_given_up_has_all_its_attempts_when_it_is_written(stores: Stores, write: str) -> None:
+    record_id, _ = await due_one(stores)
+    await stores.fail_expired(GUILD, record_id, 1)
+    await stores.db.execute("UPDATE tenant_kv SET expiry_attempts = $1", KV_EXPIRY_ATTEMPTS_MAX)
+    assert await stores.claim_expired(0, 1, limit=1) == []
+    match write:
+        case "set":
+            await stores.kv.set(GUILD, "k", ["s"], ONE, PAST)
+        case "set_by_id":
+            await stores.kv.set_by_id(GUILD, record_id, ONE, PAST)
+        case "set_expiry":
+            assert await stores.kv.set_expiry(GUILD, "k", ["s"], PAST)
+        case "set_expiry_by_id":
+            assert await stores.kv.set_expiry_by_id(GUILD, record_id, PAST)
+    assert len(await stores.claim_expired(0, 1, limit=1)) == 1
+    assert await stores.db.fetchval("SELECT expiry_attempts FROM tenant_kv") == 1
+
+
 async def test_row_that_cannot_be_read_stops_no_other(stores: Stores, caplog: pytest.LogCaptureFixture) -> None:
     """As somebody may have written it past us."""
     for key in ("bad", "good"):

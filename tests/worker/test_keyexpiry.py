@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from pytw.errors import StorageUnavailable
+from pytw.limits import KV_RETRY_ROWS_MAX
 from pytw.types import CreateEvent, KvReleased, Outcome
 from pytw.worker.filter import WorkerFilter
 from pytw.worker.keyexpiry import BATCH, CLAIMED_MAX, POLL_MAX_S, TENANT_MAX, KeyExpiry, KeyExpiryChannel
@@ -18,10 +19,13 @@ class Listening:
     """A gate that says what the test says."""
 
     def __init__(self, *events: str) -> None:
-        self.events = events
+        self.names = events
 
     def listens(self, tenant: int, event: str) -> bool:
-        return event in self.events
+        return event in self.names
+
+    def events(self, tenant: int) -> frozenset[str]:
+        return frozenset(self.names)
 
 
 class Runs:
@@ -120,11 +124,14 @@ async def test_no_more_keys_are_claimed_than_may_run():
     db, runs = MemoryDb(), Runs()
     runs.gate = asyncio.Event()
     db.due = [one for tenant in range(CLAIMED_MAX + BATCH) for one in due(tenant << 22, 1)]
-    running = asyncio.create_task(expiry(db, runs).run())
+    mine = expiry(db, runs)
+    running = asyncio.create_task(mine.run())
     await until(lambda: len(runs.ran) == CLAIMED_MAX, "the first keys")
     assert len(db.due) == BATCH
+    assert len(mine._held) == CLAIMED_MAX
     runs.gate.set()
     await until(lambda: len(db.finished) == CLAIMED_MAX + BATCH, "all keys")
+    await until(lambda: not mine._held, "nobody to be remembered who holds none")
     await ended(running)
 
 
@@ -220,7 +227,7 @@ async def test_bug_in_a_deletion_keeps_no_place():
     assert {type(end) for end in found} == {asyncio.CancelledError}
 
 
-async def test_failed_finish_is_no_end():
+async def test_failed_finish_is_no_end(caplog: pytest.LogCaptureFixture):
     db = MemoryDb()
 
     async def fails(*_: object) -> None:
@@ -228,3 +235,24 @@ async def test_failed_finish_is_no_end():
 
     db.finish_expired = fails
     await expiry(db, Runs()).expire(A, record(A, "k"))
+    assert "expired key 'k' stays claimed: away" in caplog.text
+
+
+@pytest.mark.parametrize(("listens", "asked"), [("KeyExpiry", 3), ("KeyExpiry[s]", 3), ("MESSAGE", 0)])
+async def test_keys_that_were_given_up_are_all_tried_again_where_somebody_listens(listens: str, asked: int):
+    db, left = MemoryDb(), [KV_RETRY_ROWS_MAX, KV_RETRY_ROWS_MAX, 1]
+
+    async def retries(tenant: int) -> int:
+        assert tenant == A
+        return left.pop(0)
+
+    db.retry_expired = retries
+    await expiry(db, Runs(), listens).retry(A)
+    assert len(left) == 3 - asked
+
+
+async def test_storage_that_fails_a_second_try_is_told(caplog: pytest.LogCaptureFixture):
+    db = MemoryDb()
+    db.failing = True
+    await expiry(db, Runs()).retry(A)
+    assert "keys that were given up cannot be tried again" in caplog.text
