@@ -15,12 +15,16 @@ from collections.abc import Sequence
 
 import click
 
+from pytw.commands.shown import shown
 from pytw.errors import ConfigError, PytwError, StorageRefused
 
 #: Name -> (module and attribute, what `tw --help` says).
 COMMANDS = {
     "serve": ("pytw.commands.serve:serve", "Run the whole system: workers, API, gateway."),
-    "template": ("pytw.commands.template:template", "Put, list, show, remove, pause and resume templates; their versions."),
+    "template": (
+        "pytw.commands.template:template",
+        "Put, list, show, remove, pause and resume templates; their versions.",
+    ),
     "shop": ("pytw.commands.shop:shop", "The shop's templates: publish, review and withdraw."),
     "tenant": ("pytw.commands.tenant:tenant", "Show, ban and unban a guild or a user."),
     "secret": ("pytw.commands.secret:secret", "Set, list and remove secrets of a template."),
@@ -86,7 +90,7 @@ def root() -> None:
 
 
 def _fail(name: str, text: str, code: int) -> int:
-    click.echo(f"{name}: " + " ".join(text.split()), err=True)
+    click.echo(shown(f"{name}: " + " ".join(text.split())), err=True)
     return code
 
 
@@ -100,12 +104,16 @@ def _run(command: click.Command, name: str, args: Sequence[str] | None) -> int:
         return error.exit_code
     except click.ClickException as error:
         where = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else name
-        text = error.format_message()
+        text = error.format_message().replace("a valid integer range", "a whole number")
         return _fail(where, text[:1].lower() + text[1:], error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         return 130
     except PytwError as error:
         return _fail(name, str(error), error.exit_code if isinstance(error, ConfigError) else 1)
+    except UnicodeEncodeError as error:
+        if not any("\ud800" <= char <= "\udfff" for char in error.object):
+            raise
+        return _fail(name, f"{error.object[max(error.start - 20, 0) : error.end + 20]!a} is not UTF-8 text", 2)
     except BrokenPipeError:
         # Whoever read our output left; Python would complain once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

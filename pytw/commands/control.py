@@ -63,7 +63,12 @@ class Control:
             RequestError: the server refuses; its message.
             Unavailable: the server cannot now, or the answer did not come in time.
         """
-        data = None if body is None else json.dumps(body).encode()
+        try:
+            data = None if body is None else json.dumps(body, ensure_ascii=False, allow_nan=False).encode()
+        except UnicodeEncodeError:
+            raise
+        except (ValueError, RecursionError) as error:
+            raise RequestError(f"this cannot be sent as JSON: {error}") from None
         status, found = self._exchange(method, path, data, "application/json", timeout_s)
         return _answer(200 if status in also else status, found)
 
@@ -81,6 +86,8 @@ class Control:
     def _exchange(
         self, method: str, path: str, body: bytes | None, media_type: str, timeout_s: float
     ) -> tuple[int, bytes]:
+        if not (self._token.isascii() and self._token.isprintable()):
+            raise ConfigError("--token: this is no token: it holds characters that none has")
         where, connection, prefix = self._connection(timeout_s)
         headers = {"Content-Type": media_type, **({"Authorization": self._token} if self._token else {})}
         try:
@@ -89,7 +96,7 @@ class Control:
             status, data = response.status, response.read(ANSWER_BYTES_MAX)
         except TimeoutError:
             raise Unavailable(f"{where} did not answer within {timeout_s:g} s") from None
-        except (FileNotFoundError, ConnectionRefusedError, socket.gaierror):
+        except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError, socket.gaierror):
             raise NotRunning(
                 f"no server answers at {where}", hint="start one with `tw serve`, or name it with --url"
             ) from None

@@ -85,7 +85,7 @@ def dump(file: Path, force: bool, config_file: str | None, data_dir: str | None)
 @click.option("--replace", is_flag=True, help="Even if the database has rows: they go.")
 @configured
 def restore(file: Path, replace: bool, config_file: str | None, data_dir: str | None) -> None:
-    """Put what FILE holds into the database that no server uses, all or nothing, and migrate it."""
+    """Put what FILE holds into the database, and migrate it. All or nothing, and while no server uses it."""
     config = _config(config_file, data_dir)
     from pytw.main.database import reached
     from pytw.storage import dumps

@@ -12,6 +12,7 @@ import click
 from pytw.commands.control import control, quoted, tenant_path
 from pytw.commands.inputs import content, json_of
 from pytw.commands.placed import part, placed_command
+from pytw.commands.shown import line
 from pytw.commands.tenanted import GUILD, tell
 from pytw.limits import GLOBAL_KV_DATA_BYTES_MAX, GLOBAL_KV_PRICE_MAX, GLOBAL_KV_VERSION_MAX
 
@@ -53,7 +54,7 @@ def _row(row: dict[str, Any]) -> str:
         row.get("owner_type") if row.get("owner_type") == "staff" else f"{row.get('owner_type')} {row.get('owner_id')}"
     )
     price = "" if row.get("price") is None else f"  price {row['price']}"
-    return f"{_name(row)}  {row.get('review_state')}  {owner}{price}  {row.get('short')}"
+    return f"{_name(row)}  {row.get('review_state')}  {owner}{price}  {line(row.get('short'))}"
 
 
 @_command("list", of_version=False)
@@ -64,7 +65,7 @@ def _row(row: dict[str, Any]) -> str:
 @click.option("--limit", type=click.IntRange(1, 1000), default=100, show_default=True, help="At most so many.")
 @click.option("--after", default="", help="Go on behind what the command said last.")
 def list_(state: str, limit: int, after: str, as_json: bool, **server: Any) -> None:
-    """List versions by their review state: what waits for a review, by default."""
+    """List versions by their review state. By default: what waits for a review."""
     query = urlencode({"state": state, "limit": limit, **({"after": after} if after else {})})
     answer = control(**server).call("GET", f"/i/global-kvs?{query}")
     tell(answer, "\n".join(_row(row) for row in answer["items"]) or f"nothing is {state}", as_json=as_json)
@@ -74,7 +75,7 @@ def list_(state: str, limit: int, after: str, as_json: bool, **server: Any) -> N
 
 @_command("show")
 def show(scope: str, key: str, version: int, as_json: bool, **server: Any) -> None:
-    """Show one version with its data and who has bought it, whatever its state."""
+    """Show one version, its data and its buyers. Whatever its state."""
     server_ = control(**server)
     answer = server_.call("GET", _path(scope, key, version))
     bought = server_.call("GET", _path(scope, key, version) + "/purchases")
@@ -113,7 +114,7 @@ def publish(
     approved: bool,
     **server: Any,
 ) -> None:
-    """Publish a version in the name of the staff; DATA is a file of JSON, or - for standard input."""
+    """Publish a version in the name of the staff. DATA is a file of JSON, or - for standard input."""
     body = {
         "scope": scope,
         "key": key,
@@ -134,7 +135,7 @@ def publish(
 @_command("review")
 @click.argument("state", type=click.Choice(["approved", "denied", "pending"]))
 def review(scope: str, key: str, version: int, state: str, as_json: bool, **server: Any) -> None:
-    """Approve a version, deny it, or put it back; only what is approved is seen, also by its buyers."""
+    """Approve a version, deny it, or put it back. Only what is approved is seen, also by its buyers."""
     answer = control(**server).call("PUT", _path(scope, key, version) + "/review", {"state": state})
     tell(answer, f"{_name(answer)}: {state}", as_json=as_json)
 
@@ -142,7 +143,7 @@ def review(scope: str, key: str, version: int, state: str, as_json: bool, **serv
 @_command("price")
 @click.argument("price", metavar="PRICE|none", callback=_price)
 def price(scope: str, key: str, version: int, price: int | None, as_json: bool, **server: Any) -> None:
-    """Set the price of what the staff has published; `none`: everybody has it."""
+    """Set the price of what the staff has published. With `none` everybody has it."""
     answer = control(**server).call("PUT", _path(scope, key, version) + "/price", {"price": price})
     tell(answer, f"{_name(answer)}: " + ("free" if price is None else f"price {price}"), as_json=as_json)
 

@@ -46,7 +46,7 @@ def _json(value: Any) -> str:
 @_scope
 @_tagged
 def get(guild: int, key: str, scopes: Sequence[str], tagged: bool, user: bool, as_json: bool, **server: Any) -> None:
-    """Print the value of KEY, as JSON on one line; with --json the whole record."""
+    """Print the value of KEY. It is JSON on one line; with --json the whole record."""
     found = control(**server).call("GET", _path(guild, user, key=key, scope=scopes, tagged=_flag(tagged)))
     tell(found, _json(found["value"]), as_json=as_json)
 
@@ -58,7 +58,10 @@ def _moment(ctx: click.Context, param: click.Parameter, text: str | None) -> dat
         at = datetime.fromisoformat(text)
     except ValueError:
         raise click.BadParameter(f"{text!r} is not a time like 2027-01-31T12:00:00Z", ctx, param) from None
-    return at if at.tzinfo is not None else at.replace(tzinfo=UTC)
+    try:
+        return at.astimezone(UTC) if at.tzinfo is not None else at.replace(tzinfo=UTC)
+    except OverflowError:
+        raise click.BadParameter(f"{text!r} is too far away", ctx, param) from None
 
 
 @tenant_command(kv, "set")
@@ -86,14 +89,14 @@ def set_(
     as_json: bool,
     **server: Any,
 ) -> None:
-    """Write VALUE, a JSON text (- reads it from standard input), as the value of KEY with exactly these scopes."""
+    """Write VALUE as the value of KEY with exactly these scopes. It is JSON; - reads it from standard input."""
     if expires_in is not None:
         if expires_at is not None:
             raise click.UsageError("--expires-at and --expires-in say the same: give one of them")
         try:
             expires_at = datetime.now(UTC) + timedelta(seconds=expires_in)
-        except OverflowError:
-            raise click.UsageError("--expires-in is too far away") from None
+        except (OverflowError, ValueError):
+            raise click.UsageError("--expires-in is no time, or too far away") from None
     text = content(STREAM, _INPUT_BYTES_MAX, hint=_FITS) if value == STREAM else value
     read = json_of(text, "VALUE", hint="a text stands in quotes: '\"text\"'")
     body = {
@@ -180,7 +183,7 @@ def rm(
     as_json: bool,
     **server: Any,
 ) -> None:
-    """Remove every record of KEY whose scopes contain these, or the one with --id."""
+    """Remove records. Every one of KEY whose scopes contain these, or the one with --id."""
     if (record_id is None) is (key is None) or (key is not None and not scopes):
         raise click.UsageError("give either KEY with at least one --scope, or --id")
     said = control(**server).call("DELETE", _path(guild, user, key=key, scope=scopes, id=record_id))

@@ -10,6 +10,7 @@ import click
 from pytw import observe
 from pytw.commands.control import CALL_TIMEOUT_S, Control, control, controlled
 from pytw.commands.settings import configured, reading
+from pytw.commands.shown import shown
 from pytw.errors import RequestError, Unavailable
 from pytw.limits import MOCK_WAIT_MAX_S
 
@@ -48,11 +49,11 @@ def say(guild: int, text: str, wait_s: float, as_json: bool, **server: Any) -> N
         timeout_s=CALL_TIMEOUT_S + wait_s,
     )
     if as_json:
-        click.echo(json.dumps(answer, ensure_ascii=False, indent=2))
+        click.echo(shown(json.dumps(answer, ensure_ascii=False, indent=2)))
         return
     for reply in answer.get("replies", ()):
         author = (reply.get("author") or {}).get("username") or "bot"
-        click.echo(f"{author}: {reply.get('content', '')}")
+        click.echo(shown(f"{author}: {reply.get('content', '')}"))
     if not answer.get("replies"):
         click.echo(f"nothing came back within {wait_s:g} s{_not_ready(way)}", err=True)
 

@@ -63,7 +63,7 @@ def _listed(server: Control, path: str, prefix: str) -> list[dict[str, Any]]:
 @click.argument("key", callback=_key)
 @click.argument("file", default=STREAM, metavar="[FILE]")
 def get(guild: int, key: str, file: str, user: bool, as_json: bool, **server: Any) -> None:
-    """Write the file KEY into FILE, or to standard output (not to a terminal: scripts wrote what it holds)."""
+    """Write the file KEY into FILE. Without FILE: to standard output, but no terminal (scripts wrote what it holds)."""
     if file == STREAM and (sys.stdout.isatty() or as_json):
         raise click.UsageError("a terminal would take its bytes for commands: name a FILE, or redirect the output")
     data = control(**server).content(_place(guild, key, user=user))
@@ -81,7 +81,7 @@ def get(guild: int, key: str, file: str, user: bool, as_json: bool, **server: An
 @click.argument("key", callback=_key)
 @click.argument("file", default=STREAM, metavar="[FILE]")
 def put(guild: int, key: str, file: str, user: bool, as_json: bool, **server: Any) -> None:
-    """Write FILE, or standard input, as the file KEY; what was there is replaced."""
+    """Write FILE as the file KEY. Without FILE: standard input. What was there is replaced."""
     data = content(file, OBJECT_BYTES_MAX, hint="no file may be longer")
     answer = control(**server).send(_place(guild, key, user=user), data)
     tell(answer, f"{key}: {len(data):,} bytes", as_json=as_json)
@@ -99,9 +99,9 @@ def rm(guild: int, keys: tuple[str, ...], user: bool, as_json: bool, **server: A
 
 @tenant_command(object_, "adopt")
 def adopt(guild: int, user: bool, as_json: bool, **server: Any) -> None:
-    """Take over its files from the reference's bucket (antiraid.guilds or antiraid.users), which stays as it is.
+    """Take over its files from the reference's bucket.
 
-    What is here under the same key stays, too: it can be done again.
+    The bucket (antiraid.guilds or antiraid.users) stays as it is. What is here under the same key stays, too: it can be done again.
     """
     path = f"{tenant_path(guild, user=user)}/objects"
     answer = control(**server).call("POST", path, timeout_s=ADOPT_TIMEOUT_S)

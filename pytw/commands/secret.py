@@ -28,7 +28,10 @@ def _path(guild: int, template: str, *, user: bool) -> str:
 @click.argument("template")
 @click.argument("name")
 def set_(guild: int, template: str, name: str, user: bool, as_json: bool, **server: Any) -> None:
-    """Set secret NAME of TEMPLATE, from standard input (one line break at its end is not part of it) or a prompt."""
+    """Set secret NAME of TEMPLATE.
+
+    The value comes from standard input (one line break at its end is not part of it) or a prompt.
+    """
     value = _value(name)
     answer = control(**server).call("PUT", f"{_path(guild, template, user=user)}/{quoted(name)}", {"value": value})
     tell(answer, f"{template}: secret {name} is set", as_json=as_json)
@@ -37,7 +40,12 @@ def set_(guild: int, template: str, name: str, user: bool, as_json: bool, **serv
 def _value(name: str) -> str:
     if sys.stdin.isatty():
         return str(click.prompt(f"Value of {name}", hide_input=True))
-    raw = sys.stdin.buffer.read(SECRET_BYTES_MAX + 3)
+    bytes_max = SECRET_BYTES_MAX + len("\r\n")
+    raw = sys.stdin.buffer.read(bytes_max + 1)
+    if len(raw) > bytes_max:
+        raise click.UsageError(
+            f"the value on standard input is longer than a secret may be ({SECRET_BYTES_MAX:,} bytes)"
+        )
     try:
         text = raw.decode()
     except UnicodeDecodeError:

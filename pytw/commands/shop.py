@@ -11,6 +11,7 @@ import click
 
 from pytw.commands.control import control, quoted
 from pytw.commands.placed import part, placed_command
+from pytw.commands.shown import line
 from pytw.commands.sources import entry_name, read_files
 from pytw.commands.tenanted import GUILD, tell
 
@@ -35,14 +36,15 @@ def _path(name: str, version: str) -> str:
 def _row(row: dict[str, Any]) -> str:
     owner = row["owner"]
     whose = owner["type"] if owner["type"] == "staff" else f"{owner['type']} {owner['id']}"
-    note = f"  ({row['review_note']})" if row.get("review_note") else ""
-    short = f"  {row['short']}" if row.get("short") else ""
+    note = f"  ({line(row['review_note'])})" if row.get("review_note") else ""
+    short = f"  {line(row['short'])}" if row.get("short") else ""
     return f"$shop/{row['name']}#{row['version']}  {row['state']}{note}  {whose}{short}"
 
 
 def _told(answer: dict[str, Any], what: str) -> str:
     away = f"; {answer['away']} more when their worker is back" if answer.get("away") else ""
-    return f"{what}; {answer['tenants'] - answer['away']} tenants run what follows from it{away}"
+    told = answer["tenants"] - answer["away"]
+    return f"{what}; {told} {'tenant runs' if told == 1 else 'tenants run'} what follows from it{away}"
 
 
 @_command("publish")
@@ -133,7 +135,7 @@ def review(name: str, version: str, as_json: bool, state: str, note: str | None,
 @_command("withdraw")
 @click.option("--note", help="Why.")
 def withdraw(name: str, version: str, as_json: bool, note: str | None, **server: Any) -> None:
-    """Take a version away for good: nobody runs it any more, and there will be no other by that name."""
+    """Take a version away for good. Nobody runs it any more, and there will be no other by that name."""
     answer = control(**server).call("PUT", _path(name, version) + "/withdraw", {"note": note} if note else {})
     tell(answer, _told(answer, f"$shop/{name}#{version}: withdrawn"), as_json=as_json)
 

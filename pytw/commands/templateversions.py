@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from pytw.commands.control import Control, control
+from pytw.commands.shown import line
 from pytw.commands.templategroup import command, deployed, named, path_of, runs
 from pytw.commands.tenanted import tell
 from pytw.errors import RequestError
@@ -36,7 +37,7 @@ def _row(row: dict[str, Any]) -> str:
         state = "  ran"
     else:
         state = "  never ran"
-    message = f"  {row['message']}" if row.get("message") else ""
+    message = f"  {line(row['message'])}" if row.get("message") else ""
     when = str(row.get("created_at"))[:19].replace("T", " ")
     return f"{row.get('version')}  {str(row.get('digest'))[:12]}  {when}  {row.get('author') or '-'}{state}{message}"
 
@@ -46,7 +47,7 @@ def _row(row: dict[str, Any]) -> str:
 @click.argument("a", type=_VERSION)
 @click.argument("b", type=_VERSION, required=False)
 def diff(guild: int, name: str, user: bool, as_json: bool, a: int, b: int | None, **server: Any) -> None:
-    """Show what changed from version A to version B (default: to what runs)."""
+    """Show what changed from version A to version B. Without B: to what runs."""
     at, path = control(**server), path_of(guild, name, user=user)
     before = _files(at, f"{path}/versions/{a}")
     if b is None:

@@ -17,7 +17,7 @@ def tenant() -> None:
 
 @tenant_command(tenant, "show")
 def show(guild: int, user: bool, as_json: bool, **server: Any) -> None:
-    """Show the events that it listens for by its own state, whether it is banned, and what it keeps there."""
+    """Show its state. Whether it is banned, which events it listens for by that state, and what it keeps there."""
     answer = control(**server).call("GET", f"{tenant_path(guild, user=user)}/state")
     events = ", ".join(answer.get("events") or ()) or "nothing"
     keys = ", ".join(answer.get("data") or ()) or "none"

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from pytw.commands.placed import placed_command
+from pytw.commands.shown import shown
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -25,13 +26,13 @@ def tenant_command(group: click.Group, name: str) -> Callable[[F], click.Command
 
 def tell(answer: Any, text: str, *, as_json: bool) -> None:
     """Print *text*, or the answer, and beside it what the server added for people."""
-    click.echo(json.dumps(answer, ensure_ascii=False, indent=2) if as_json else text)
+    click.echo(shown(json.dumps(answer, ensure_ascii=False, indent=2) if as_json else text))
     if not isinstance(answer, dict):
         return
     for warning in answer.get("warnings") or ():
-        click.echo(f"warning: {warning}", err=True)
+        click.echo(shown(f"warning: {warning}"), err=True)
     if hint := answer.get("hint"):
-        click.echo(f"note: {hint}", err=True)
+        click.echo(shown(f"note: {hint}"), err=True)
 
 
 __all__ = ["GUILD", "tell", "tenant_command"]

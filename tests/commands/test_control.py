@@ -174,3 +174,39 @@ def test_url_and_token_reach_a_server_over_tcp(capsys, monkeypatch):
         thread.join()
     assert heads[0].startswith("GET /api/guilds/5/templates HTTP/1.1\r\n")
     assert "\r\nAuthorization: secret\r\n" in heads[0]
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "part"),
+    [
+        (["template", "show", "5", "\udcff"], 2, "is not UTF-8 text"),
+        (["kv", "get", "5", "\udcff", "--scope", "s"], 2, "is not UTF-8 text"),
+        (["kv", "set", "5", "k\udcff", "1", "--scope", "s"], 2, "is not UTF-8 text"),
+        (["kv", "set", "5", "k", "NaN", "--scope", "s"], 1, "JSON"),
+        (["kv", "set", "5", "k", "1e400", "--scope", "s"], 1, "JSON"),
+        (["kv", "find", "5", "--token", "a\nb", "--url", "http://127.0.0.1:1"], 8, "--token"),
+        (["kv", "find", "five"], 2, "'five' is not a whole number"),
+    ],
+)
+def test_what_cannot_be_sent_is_one_line(capsys, server, tmp_path, args, code, part):
+    found = one_line(capsys, *args, "--data-dir", str(tmp_path))
+    assert found[0] == code and part in found[1], found
+    assert server[0] == []
+
+
+def test_data_folder_that_is_a_file_has_no_server(capsys, tmp_path):
+    (tmp_path / "x").write_text("")
+    code, err = one_line(capsys, "kv", "find", "5", "--data-dir", str(tmp_path / "x"))
+    assert (code, "no server answers" in err) == (9, True)
+
+
+def test_a_terminal_gets_nothing_to_obey(capsys, server, tmp_path):
+    _, answers = server
+    answers += [(200, {"name": "x", "files": {"a.luau": "\x1b[2J\r\n\tä\u202e\x9b"}})] * 2
+    answers.append((400, {"message": "boom \x1b[31m"}))
+    out = tw(capsys, "template", "show", "5", "x", "--source", "--data-dir", str(tmp_path))[1]
+    assert "\n\\u001b[2J\r\n\tä\\u202e\\u009b\n" in out
+    as_json = tw(capsys, "template", "show", "5", "x", "--json", "--data-dir", str(tmp_path))[1]
+    assert json.loads(as_json)["files"]["a.luau"] == "\x1b[2J\r\n\tä\u202e\x9b"
+    assert not {"\x1b", "\x9b", "\u202e"} & set(as_json)
+    assert "boom \\u001b[31m" in one_line(capsys, "template", "show", "5", "x", "--data-dir", str(tmp_path))[1]

@@ -55,6 +55,8 @@ def test_set_sends_json(ask, server):
     [
         ("set", "5", "k", "1"),
         ("set", "5", "k", "1", "--scope", "s", "--expires-at", "soon"),
+        ("set", "5", "k", "1", "--scope", "s", "--expires-at", "9999-12-31T23:59:59-10:00"),
+        ("set", "5", "k", "1", "--scope", "s", "--expires-in", "nan"),
         ("set", "5", "k", "1", "--scope", "s", "--expires-at", "2027-01-01", "--expires-in", "5"),
         ("get", "5", "k"),
         ("rm", "5"),

@@ -63,7 +63,7 @@ def test_versions_say_which_runs_and_which_cannot(capsys, server, tmp_path):
     row = {"digest": "ab" * 32, "created_at": "2026-01-02T03:04:05+00:00", "author": "9", "message": "", "runs": False}
     rows = [
         {**row, "version": 4, "error": "init.luau:1: no\nmore"},
-        {**row, "version": 3, "runs": True, "message": "mended"},
+        {**row, "version": 3, "runs": True, "message": "mended\n9  it"},
         {**row, "version": 2, "deployed_at": "2026-01-02T03:04:05+00:00"},
         {**row, "version": 1, "author": None},
     ]
@@ -72,7 +72,7 @@ def test_versions_say_which_runs_and_which_cannot(capsys, server, tmp_path):
     assert asked[0][:2] == ("GET", "/guilds/5/templates/x/versions?limit=20&before=9")
     assert out.splitlines() == [
         "4  abababababab  2026-01-02 03:04:05  9  broken: init.luau:1: no",
-        "3  abababababab  2026-01-02 03:04:05  9  runs  mended",
+        "3  abababababab  2026-01-02 03:04:05  9  runs  mended 9 it",
         "2  abababababab  2026-01-02 03:04:05  9  ran",
         "1  abababababab  2026-01-02 03:04:05  -  never ran",
     ]
