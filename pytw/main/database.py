@@ -98,6 +98,15 @@ class Reached:
         return self.data_dir is not None and self.postgres is None
 
 
+def _has_cluster(data_dir: Path) -> bool:
+    """Raises: PermissionError: it cannot be told, as under another account than the server's."""
+    try:
+        names = os.listdir(data_dir)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return any(name[:2] == "pg" and name[2:].isdigit() and (data_dir / name / "PG_VERSION").exists() for name in names)
+
+
 @contextlib.contextmanager
 def reached(config: Config, *, alone: bool = False, make: bool = False) -> Iterator[Reached]:
     """The configured database, else the embedded one: that of the running server, or started for the time being.
@@ -110,12 +119,13 @@ def reached(config: Config, *, alone: bool = False, make: bool = False) -> Itera
     Raises:
         AlreadyRunning: a server runs on it, and *alone* was asked for.
         ConfigError: there is none; or as `start_embedded`.
+        PermissionError: it is another account's.
     """
     if config.meta.postgres_url:
         yield Reached(config.meta.postgres_url)
         return
     path = Path(os.path.expanduser(config.data_dir)).absolute()
-    if not make and not any(path.glob("pg[0-9]*/PG_VERSION")):
+    if not make and not _has_cluster(path):
         raise ConfigError(f"there is no database in {path} yet", hint="`tw serve` and `tw migrate` make one")
     try:
         data_dir = DataDir.claim(config.data_dir)

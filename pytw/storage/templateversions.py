@@ -168,7 +168,8 @@ class VersionStore:
             now = await connection.fetchrow(ROW, *key, name)
             if now is None:
                 raise NotFound(
-                    f"there is no template {name}", hint=f"`tw template undelete GUILD {name}` brings it back"
+                    f"there is no template {name}",
+                    hint=f"`tw template undelete GUILD {name}` brings back one that was removed",
                 )
             runs = (now["deployed_version"], now["shop_ref"])
             history = await connection.fetch(HISTORY, *key, name)
