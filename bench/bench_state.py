@@ -15,7 +15,8 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from workers import LIMITS, TENANT, Bench, in_a_process
 
 from pytw import values
-from pytw.storage.kv import FIND, GET
+from pytw.storage.kv import FIND
+from pytw.storage.kvtogether import READ_ONE
 from pytw.storage.migrate import migrate
 from pytw.storage.pool import connect, open_pool
 from pytw.storage.postgres import EmbeddedPostgres
@@ -98,7 +99,7 @@ def test_kv_get_from_luau(benchmark: BenchmarkFixture, report: Report, runner: a
             async with stores.db.transaction() as connection:
                 for _ in range(4_000):
                     start = time.perf_counter()
-                    await connection.fetchrow(GET, owner.owner_id, owner.owner_type.value, "key", ["bench"])
+                    await connection.fetch(READ_ONE, owner.owner_id, owner.owner_type.value, "key", ["bench"])
                     plain.append(time.perf_counter() - start)
         await stores.close()
         return ours, percentiles(plain)[0]

@@ -213,6 +213,7 @@ DB_GATES_S = 30.0  # of what a worker asks for itself: the gates of many tenants
 OBJECT_OPERATION_S = 20.0
 DB_CONNECT_S = 5.0  # waiting for a free connection included
 DB_STATEMENT_S = 5.0
+DB_KEPT_S = 0.05  # a connection is kept for who asks again within this time, and at most twice of it
 DB_CANCEL_S = 1.0  # a server that is alive gives up a statement within milliseconds
 DB_READ_TRIES_MAX = 3
 DB_RETRY_FIRST_S = 0.1  # and a random half of it; doubles

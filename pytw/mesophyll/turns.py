@@ -35,13 +35,20 @@ class Turns:
         Raises:
             Overloaded: too many operations of the tenant wait.
         """
-        if tenant not in self._waiting and self._free(tenant):
-            self._run(tenant, start)
+        if self.take(tenant):
+            start()
             return
         queue = self._waiting.setdefault(tenant, deque())
         if len(queue) >= self._waiting_max:
             raise Overloaded("too many database operations of this tenant wait")
         queue.append(start)
+
+    def take(self, tenant: int) -> bool:
+        """Whether it is the tenant's turn at once; then one operation has begun."""
+        if tenant in self._waiting or not self._free(tenant):
+            return False
+        self._begin(tenant)
+        return True
 
     def done(self, tenant: int) -> None:
         """One operation of the tenant has ended; starts the next ones."""
@@ -69,12 +76,12 @@ class Turns:
                 self._waiting.move_to_end(ready)
             else:
                 del self._waiting[ready]
-            self._run(ready, start)
+            self._begin(ready)
+            start()
 
     def _free(self, tenant: int) -> bool:
         return self._running < self._total and self._running_of.get(tenant, 0) < self._per_tenant
 
-    def _run(self, tenant: int, start: Callable[[], None]) -> None:
+    def _begin(self, tenant: int) -> None:
         self._running += 1
         self._running_of[tenant] = self._running_of.get(tenant, 0) + 1
-        start()

@@ -49,7 +49,7 @@ from pytw.storage.kvrules import (
     value_bytes,
 )
 from pytw.storage.kvstaff import KvStaff
-from pytw.storage.kvtogether import KvTogether, Place, Write, json_scopes
+from pytw.storage.kvtogether import KvTogether, Place, Write
 from pytw.types import KvRecord, KvWritten
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ class KvStore(KvStaff):
         Raises: RequestError, LimitExceeded.
         """
         owner, key, scopes = owner_of(tenant), checked_key(key), checked_scopes(scopes)
-        row = await self._together.read(Place(*owner, key, json_scopes(scopes)))
+        row = await self._together.read(Place(*owner, key, scopes))
         return await self._record(tenant, GET, *owner, key, scopes) if row is None else from_row(row)
 
     async def get_by_id(self, tenant: int, record_id: str) -> KvRecord | None:
@@ -185,7 +185,7 @@ class KvStore(KvStaff):
         record_id, key, scopes = place
         text = await beside(len(value), to_row, value)
         moment = checked_moment(expires_at)
-        write = Write(*owner_of(tenant), key, json_scopes(scopes), record_id, by_id, text, moment, resume, if_version)
+        write = Write(*owner_of(tenant), key, scopes, record_id, by_id, text, moment, resume, if_version)
         row = await self._together.write(tenant, write)
         if row["over"] is not None:
             raise _no_room(key, row["over"], row["would_be"], self._limits)

@@ -20,7 +20,8 @@ from pytw.limits import (
     Limits,
 )
 from pytw.storage.gather import Gather
-from pytw.storage.kvrules import COLUMNS
+from pytw.storage.kept import KeptConnection
+from pytw.storage.kvrules import COLUMNS, OWNED
 
 if TYPE_CHECKING:
     import asyncpg
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
 
 # Scopes come as JSON: lists of lists must all have one length.
 _SCOPES = "ARRAY(SELECT jsonb_array_elements_text(asked.scopes::jsonb))"
+
+# What is asked alone is spared the list.
+READ_ONE = f"""
+SELECT {COLUMNS} FROM tenant_kv WHERE {OWNED} AND identity = kv_identity($3, $4) AND bytes <= {KV_TOGETHER_BYTES_MAX}"""
 
 READ = f"""
 SELECT asked.number, found.* FROM unnest($1::int[], $2::text[], $3::text[], $4::text[], $5::text[])
@@ -67,21 +72,21 @@ SELECT asked.number, done.* FROM free AS asked, {_DONE}"""
 
 
 class Place(NamedTuple):
-    """One key of one tenant; ``scopes`` is a JSON list, sorted."""
+    """One key of one tenant; ``scopes`` are sorted."""
 
     owner_id: str
     owner_type: str
     key: str
-    scopes: str
+    scopes: list[str]
 
 
 class Write(NamedTuple):
-    """The arguments of ``kv_set``; ``value`` is JSON."""
+    """The arguments of ``kv_set``; ``value`` is JSON, and ``scopes`` are sorted."""
 
     owner_id: str
     owner_type: str
     key: str
-    scopes: str
+    scopes: list[str]
     record_id: str
     by_id: bool
     value: str
@@ -90,9 +95,7 @@ class Write(NamedTuple):
     version: int | None
 
 
-def json_scopes(scopes: Sequence[str]) -> str:
-    """As `Place` and `Write` have them."""
-    return orjson.dumps(scopes).decode()
+_SCOPES_COLUMN = Place._fields.index("scopes")
 
 
 class KvTogether:
@@ -101,6 +104,8 @@ class KvTogether:
     def __init__(self, db: Database, apart: Apart, limits: Limits) -> None:
         self._db = db
         self._apart = apart
+        self._reader = KeptConnection(db)
+        self._writer = KeptConnection(db)
         self._bounds = (limits.kv_bytes_max, limits.kv_keys_max)
         self._reads = Gather(self._read, together_max=KV_TOGETHER_MAX, in_flight_max=KV_READS_IN_FLIGHT_MAX)
         self._writes = Gather(self._write, together_max=KV_TOGETHER_MAX, in_flight_max=KV_WRITES_IN_FLIGHT_MAX)
@@ -122,20 +127,25 @@ class KvTogether:
         return done
 
     async def _read(self, places: list[Place]) -> list[asyncpg.Record | None]:
-        rows = await self._db.fetch(READ, range(len(places)), *_columns(places))
+        if len(places) == 1:
+            rows = await self._reader.fetch(READ_ONE, *places[0])
+            return [rows[0] if rows else None]
+        rows = await self._reader.fetch(READ, range(len(places)), *_columns(places))
         found = {row["number"]: row for row in rows}
         return [found.get(number) for number in range(len(places))]
 
     async def _write(self, writes: list[Write]) -> list[asyncpg.Record | None]:
         # Tenants in one order, so that two statements never wait for each other.
         order = sorted(range(len(writes)), key=lambda number: writes[number][:2])
-        rows = await self._db.fetch(WRITE_FREE, order, *_columns([writes[number] for number in order]), *self._bounds)
+        rows = await self._writer.fetch(WRITE_FREE, order, *_columns([writes[number] for number in order]), *self._bounds)
         done = {row["number"]: row for row in rows}
         return [done.get(number) for number in range(len(writes))]
 
 
-def _columns(rows: Sequence[tuple[Any, ...]]) -> list[list[Any]]:
-    return [list(column) for column in zip(*rows, strict=True)]
+def _columns(rows: Sequence[Place] | Sequence[Write]) -> list[list[Any]]:
+    columns = [list(column) for column in zip(*rows, strict=True)]
+    columns[_SCOPES_COLUMN] = [orjson.dumps(scopes).decode() for scopes in columns[_SCOPES_COLUMN]]
+    return columns
 
 
-__all__ = ["KvTogether", "Place", "Write", "json_scopes"]
+__all__ = ["READ_ONE", "KvTogether", "Place", "Write"]

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -84,21 +84,26 @@ def translated() -> Iterator[None]:
 _GONE = (OSError, asyncpg.PostgresConnectionError, asyncpg.OperatorInterventionError, asyncpg.InternalClientError)
 
 
-class _Lease:
+class Lease:
     """A connection of the pool for one call, whose end the breaker hears of."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._connection: Connection
+        self.connection: Connection
         #: To be rolled back where the caller gives up.
         self.transaction: asyncpg.transaction.Transaction | None = None
 
     async def __aenter__(self) -> Connection:
+        await self.begin()
+        return self.connection
+
+    async def begin(self) -> None:
+        """Takes the connection."""
         pool, breaker = self._database.pool, self._database.breaker
         breaker.admit()
         try:
             # A bound costs a task, and is for waiting: one that is idle is had at once.
-            self._connection = await pool.acquire(timeout=None if pool.get_idle_size() else DB_CONNECT_S)
+            self.connection = await pool.acquire(timeout=None if pool.get_idle_size() else DB_CONNECT_S)
         except TimeoutError:
             # Where all connections are in use the server is merely busy.
             if pool.get_size() < pool.get_max_size():
@@ -110,11 +115,14 @@ class _Lease:
         except (OSError, asyncpg.PostgresError, asyncpg.InternalClientError) as error:
             breaker.failed(str(error).partition("\n")[0])
             raise
-        return self._connection
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        await self.end(error)
+
+    async def end(self, error: BaseException | None) -> None:
+        """Gives it back, after a call that has ended with *error*."""
         breaker = self._database.breaker
         if error is None:
             breaker.answered()
@@ -125,11 +133,11 @@ class _Lease:
             breaker.failed(str(error).partition("\n")[0])
         elif isinstance(error, asyncpg.PostgresError):
             breaker.answered()
-        await self._database.pool.release(self._connection)
+        await self._database.pool.release(self.connection)
 
     async def _tidy(self) -> None:
         """Ends what the caller has left behind. A server that does not even say that it gives up a statement hangs."""
-        database, connection = self._database, self._connection
+        database, connection = self._database, self.connection
         try:
             # asyncpg itself waits for as long as a statement may take, and then ends the connection without a word.
             async with asyncio.timeout(DB_CANCEL_S):
@@ -159,6 +167,7 @@ class Database:
         self.pool = pool
         self.breaker = breaker or Breaker()
         self._behind: set[asyncio.Task[None]] = set()
+        self._before_close: list[Callable[[], Awaitable[None]]] = []
 
     async def fetch(self, statement: str, *arguments: Any) -> list[asyncpg.Record]:
         """All rows."""
@@ -196,7 +205,7 @@ class Database:
     @contextlib.asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
         """A connection inside a transaction, for `DB_OPERATION_S` at most."""
-        lease = _Lease(self)
+        lease = Lease(self)
         with translated():
             async with lease as connection, asyncio.timeout(DB_OPERATION_S):
                 transaction = connection.transaction()
@@ -227,12 +236,18 @@ class Database:
         try:
             with translated():
                 async with asyncio.timeout(DB_CONNECT_S):
+                    for give_back in self._before_close:
+                        await give_back()
                     await self.pool.close()
         except StorageUnavailable:
             self.pool.terminate()
 
     def _lease(self) -> AbstractAsyncContextManager[Connection]:
-        return _Lease(self)
+        return Lease(self)
+
+    def on_close(self, give_back: Callable[[], Awaitable[None]]) -> None:
+        """Has *give_back* called before the connections end: the pool waits for every one that is out."""
+        self._before_close.append(give_back)
 
     def behind(self, work: Coroutine[Any, Any, None]) -> None:
         """Does it behind the caller's back."""
@@ -322,4 +337,4 @@ def unreachable(dsn: str, error: Exception) -> DatabaseUnreachable:
     return DatabaseUnreachable(f"cannot reach the database {where.partition('?')[0] or 'on its socket'}: {text}")
 
 
-__all__ = ["Database", "connect", "make_pool", "open_pool", "translate", "translated"]
+__all__ = ["Database", "Lease", "connect", "make_pool", "open_pool", "translate", "translated"]

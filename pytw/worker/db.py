@@ -46,6 +46,14 @@ class Turns:
     @asynccontextmanager
     async def turn(self, tenant: int) -> AsyncIterator[None]:
         """Raises: Overloaded: too many of the tenant's operations wait."""
+        if not self._turns.take(tenant):
+            await self._wait(tenant)
+        try:
+            yield
+        finally:
+            self._turns.done(tenant)
+
+    async def _wait(self, tenant: int) -> None:
         mine: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def start() -> None:
@@ -65,10 +73,6 @@ class Turns:
             raise
         finally:
             self.waiting -= 1
-        try:
-            yield
-        finally:
-            self._turns.done(tenant)
 
 
 def direct(stores: Callable[[], WorkerDb], master: WorkerDb, worker_id: int, workers: int) -> WorkerDb:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -13,10 +13,11 @@ from pytw import values
 from pytw.errors import LimitExceeded, RequestError
 from pytw.limits import DB_STATEMENT_S, KV_TOGETHER_BYTES_MAX, Limits
 from pytw.storage.apart import Apart
+from pytw.storage.kept import KeptConnection
 from pytw.storage.kv import KvStore
 from pytw.storage.kvexpiry import KvExpiryStore
 from pytw.storage.kvrules import LOCK_ROOM, owner_of
-from pytw.storage.kvtogether import KvTogether, Place, json_scopes
+from pytw.storage.kvtogether import READ, READ_ONE, WRITE_FREE, KvTogether, Place
 from pytw.storage.pool import Database
 from pytw.storage.stores import Stores
 from pytw.types import Id
@@ -29,43 +30,47 @@ FROM tenant_kv_usage AS used LEFT JOIN tenant_kv AS kv USING (owner_type, owner_
 GROUP BY owner_type, owner_id, used.keys, used.bytes"""
 
 
-class Counted(Database):
-    """The database, with the number of statements."""
+class Sent(NamedTuple):
+    """A statement for several keys."""
 
-    def __init__(self, db: Database) -> None:
-        super().__init__(db.pool, db.breaker)
-        self.statements = 0
-        #: Of the last statement.
-        self.arguments: tuple[Any, ...] = ()
+    text: str
+    arguments: tuple[Any, ...]
 
-    async def fetch(self, statement: str, *arguments: object) -> list:  # type: ignore[type-arg]
-        self.statements += 1
-        self.arguments = arguments
-        return await super().fetch(statement, *arguments)
+
+@pytest.fixture
+def statements(monkeypatch: pytest.MonkeyPatch) -> list[Sent]:
+    """Those that read or write several keys, as they are sent."""
+    sent: list[Sent] = []
+    fetch = KeptConnection.fetch
+
+    async def noted(kept: KeptConnection, statement: str, *arguments: Any) -> list:  # type: ignore[type-arg]
+        sent.append(Sent(statement, arguments))
+        return await fetch(kept, statement, *arguments)
+
+    monkeypatch.setattr(KeptConnection, "fetch", noted)
+    return sent
 
 
 def together(db: Database) -> KvTogether:
     return KvTogether(db, Apart(db, tenant_max=1, total_max=1), Limits())
 
 
-async def test_each_gets_its_own_of_one_statement(stores: Stores) -> None:
-    db = Counted(stores.db)
-    kv = KvStore(db)
+async def test_each_gets_its_own_of_one_statement(stores: Stores, statements: list[Sent]) -> None:
+    kv = KvStore(stores.db)
     written = await asyncio.gather(*(kv.set(t, "k", ["b", "a"], values.pack(n)) for n, t in enumerate(TENANTS)))
     assert [(w.written, w.version) for w in written] == [(True, 1)] * len(TENANTS)
-    assert db.statements == 2
+    assert [sent.text for sent in statements] == [WRITE_FREE, WRITE_FREE]
     found = await asyncio.gather(*(kv.get(t, "k", ["a", "b"]) for t in TENANTS), kv.get(TENANTS[0], "none", ["a"]))
     assert [values.unpack(record.value) for record in found if record] == list(range(len(TENANTS)))
     assert found[-1] is None
-    assert db.statements == 4
+    assert [sent.text for sent in statements[2:]] == [READ_ONE, READ]
 
 
-async def test_tenants_of_one_statement_come_in_one_order(stores: Stores) -> None:
+async def test_tenants_of_one_statement_come_in_one_order(stores: Stores, statements: list[Sent]) -> None:
     """Two masters that make the same tenants' first keys would otherwise wait for each other in a ring."""
-    db = Counted(stores.db)
-    kv = KvStore(db)
+    kv = KvStore(stores.db)
     await asyncio.gather(*(kv.set(t, f"k{n}", ["s"], values.pack(n)) for n, t in enumerate([9, *reversed(TENANTS)])))
-    _, owner_ids, owner_types, keys, *_ = db.arguments
+    _, owner_ids, owner_types, keys, *_ = statements[-1].arguments
     owners = list(zip(owner_ids, owner_types, strict=True))
     assert owners == sorted(owners)
     assert len(set(owners)) == len(TENANTS)
@@ -96,9 +101,8 @@ async def test_of_two_who_expect_one_version_one_is_first(stores: Stores) -> Non
     assert values.unpack(found.value) == next(n for n, end in enumerate(ends) if end.written)
 
 
-async def test_what_cannot_be_stored_is_refused_before_it_meets_others(stores: Stores) -> None:
-    db = Counted(stores.db)
-    kv = KvStore(db)
+async def test_what_cannot_be_stored_is_refused_before_it_meets_others(stores: Stores, statements: list[Sent]) -> None:
+    kv = KvStore(stores.db)
     good, bad = await asyncio.gather(
         kv.set(TENANTS[0], "k", ["s"], values.pack(1)),
         kv.set(TENANTS[1], "k", ["s"], values.pack("a\0b")),
@@ -107,7 +111,7 @@ async def test_what_cannot_be_stored_is_refused_before_it_meets_others(stores: S
     assert not isinstance(good, BaseException)
     assert isinstance(bad, RequestError)
     assert "NUL" in str(bad)
-    assert db.statements == 1
+    assert [sent.text for sent in statements] == [WRITE_FREE]
 
 
 @pytest.mark.parametrize("size", [KV_TOGETHER_BYTES_MAX // 2, KV_TOGETHER_BYTES_MAX * 4])
@@ -118,7 +122,7 @@ async def test_long_values_come_back_as_they_went(stores: Stores, size: int) -> 
     found = await kv.get(TENANTS[0], "k", ["s"])
     assert found is not None
     assert found.value == value
-    row = await together(stores.db).read(Place(*owner_of(TENANTS[0]), "k", json_scopes(["s"])))
+    row = await together(stores.db).read(Place(*owner_of(TENANTS[0]), "k", ["s"]))
     assert (row is None) is (size > KV_TOGETHER_BYTES_MAX), "long values travel alone"
 
 
