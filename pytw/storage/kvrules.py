@@ -92,8 +92,16 @@ def checked_cursor(after: str | None) -> tuple[str, str]:
 
 
 def checked_moment(at: datetime | None) -> datetime | None:
-    """In UTC; one without a zone is meant so."""
-    return at if at is None or at.tzinfo is not None else at.replace(tzinfo=UTC)
+    """In UTC; one without a zone is meant so. Raises: RequestError: it has no year there."""
+    try:
+        return None if at is None else in_utc(at).astimezone(UTC)
+    except OverflowError:
+        raise RequestError("the moment is before the year 1 or after 9999") from None
+
+
+def in_utc(at: datetime) -> datetime:
+    """The first and the last moment there are PostgreSQL takes for infinite, and they come back without a zone."""
+    return at if at.tzinfo is not None else at.replace(tzinfo=UTC)
 
 
 def like_pattern(pattern: str) -> str | None:
@@ -147,7 +155,7 @@ def from_row(row: asyncpg.Record) -> KvRecord:
         version=row["version"],
         created_at=row["created_at"],
         last_updated_at=row["last_updated_at"],
-        expires_at=row["expires_at"],
+        expires_at=None if row["expires_at"] is None else in_utc(row["expires_at"]),
         resume=row["resume"],
     )
 
