@@ -10,6 +10,8 @@ import pytest
 
 from pytw.eventnames import DEFAULT_EVENTS
 from pytw.types import Outcome, TenantState
+from pytw.worker.cache import FlushSelf
+from pytw.worker.changes import CHANGE_PATIENCE_S
 from pytw.worker.thread import WorkerThread
 from pytw.worker.worker import Worker
 
@@ -33,10 +35,11 @@ return {
 		end)
 	end,
 	Wait = function() task.wait(30) end,
+	Read = function(ctx) return ctx.KV:get('read', {'s'}) end,
 	E = function() return 'ran' end,
 }
 """
-EVENTS = ("OnStartup", "KeyExpiry", "KeyResume", "Tick", "Wait", "E")
+EVENTS = ("OnStartup", "KeyExpiry", "KeyResume", "Tick", "Wait", "Read", "E")
 LOOP = f"local t = (function() {BUSY} end)() return function(ctx) return t[ctx:event().name](ctx) end"
 
 
@@ -132,6 +135,41 @@ async def test_ban_survives_a_restart_and_nothing_starts_for_it(world: Rig):
     assert await world.run("E") is Outcome.OK
     await until(lambda: world.kept("started") is not None, "the start after the ban")
     await until(lambda: world.kept("resumed"), "the key that is resumed")
+
+
+async def test_what_a_script_changes_ends_no_event_that_runs(world: Rig):
+    """In loop mode the VM is made anew for it: when the others have ended, or had the time that events have."""
+    worker = world.threads[-1].worker
+    reads, go, get, let_end = [], asyncio.Event(), world.db.kv_get, worker.vms.let_end
+    patience = []
+
+    async def held(*asked: object):
+        reads.append(asked)
+        await go.wait()
+        return await get(*asked)
+
+    async def noted(tenant: int, patience_s: float) -> None:
+        patience.append(patience_s)
+        await let_end(tenant, patience_s)
+
+    world.db.kv_get, worker.vms.let_end = held, noted
+    other = asyncio.create_task(world.run("Read"))
+    await until(lambda: reads, "the other event")
+    gates = world.db.calls.count(("gate", A))
+    del world.db.records[A, "started", ("s",)]
+    worker.changes.defer(A, 12345, FlushSelf())
+    if worker.loop_mode:
+        await until(lambda: patience, "the change to wait for the event")
+        assert patience[0] > CHANGE_PATIENCE_S
+        assert world.db.calls.count(("gate", A)) == gates
+    else:
+        await until(lambda: world.db.calls.count(("gate", A)) > gates, "the change beside the event")
+    go.set()
+    assert await other is Outcome.OK
+    if worker.loop_mode:
+        await until(lambda: world.kept("started") == "updateTemplateCache", "the new VM")
+    else:
+        assert patience == []
 
 
 async def test_ban_leaves_its_neighbours_alone(world: Rig):
