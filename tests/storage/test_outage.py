@@ -107,6 +107,33 @@ async def test_server_that_hangs_keeps_nobody_longer_than_the_deadline(
     await database.close()
 
 
+async def test_who_gives_up_is_not_kept_by_a_server_that_hangs(
+    server: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it leaves behind tells that the server hangs."""
+    monkeypatch.setattr(pool, "DB_CANCEL_S", 0.2)
+    database = await open_pool(server.url, 1)
+    stopped = processes(server)
+    signal_all(stopped, signal.SIGSTOP)
+    try:
+        asking = asyncio.create_task(database.ping())
+        while database.pool.get_idle_size():
+            await asyncio.sleep(0)
+        # The connection is taken; some turns later the statement is sent.
+        for _ in range(10):
+            await asyncio.sleep(0)
+        asking.cancel()
+        assert (await asyncio.wait({asking}, timeout=0.1))[0] == {asking}
+        assert database.breaker.failures == 0
+        async with asyncio.timeout(5):
+            while not database.breaker.failures:
+                await asyncio.sleep(0.01)
+    finally:
+        signal_all(stopped, signal.SIGCONT)
+    await until_answers(database)
+    await database.close()
+
+
 async def test_slow_statement_is_no_outage(server: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch) -> None:
     """One tenant's slow queries must not take the database from the others."""
     monkeypatch.setattr(pool, "DB_STATEMENT_S", 0.1)

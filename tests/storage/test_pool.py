@@ -50,6 +50,7 @@ async def test_waiting_for_a_connection_is_bounded(database_url: str, monkeypatc
     async with database.transaction():
         with pytest.raises(StorageUnavailable):
             await database.ping()
+    assert database.breaker.failures == 0, "a pool in use is no database that is away"
     await database.ping()
     await database.close()
 
@@ -68,7 +69,9 @@ async def test_failed_transaction_leaves_nothing(database_url: str) -> None:
     await database.close()
 
 
-async def test_transaction_that_is_cancelled_leaves_its_connection_clean(database_url: str) -> None:
+async def test_transaction_that_is_cancelled_leaves_its_connection_clean(
+    database_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
     database = await open_pool(database_url, 1)
     waiting = asyncio.Event()
 
@@ -84,6 +87,7 @@ async def test_transaction_that_is_cancelled_leaves_its_connection_clean(databas
     await asyncio.gather(task, return_exceptions=True)
     assert await database.fetchval("SELECT count(*) FROM users") == 0
     await database.execute("INSERT INTO users (user_id) VALUES ('2')")
+    assert caplog.text == "", "asyncpg found it open"
     await database.close()
 
 
