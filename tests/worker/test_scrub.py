@@ -277,3 +277,12 @@ async def test_errors_in_a_loops_results_do_not_show_it(rig: Rig, tmp_path: Path
     (part,) = (await rig.run("Raise")).templates
     assert "loop [secret key]" in part.error
     assert unseen(caplog)
+
+
+def test_secrets_within_and_over_each_other_go_from_the_left_the_longest_first() -> None:
+    scrubber = Scrubber(4_096)
+    for name, value in (("short", "abab"), ("long", "ababab"), ("over", "bbcc")):
+        scrubber.learn(1, name, value)
+    assert scrubber.text(1, "xabababbcc") == "x[secret long]bcc"
+    assert scrubber.text(1, "aababababbcc") == "a[secret long]a[secret over]"
+    assert scrubber.text(1, "ababbcc bbcc") == "[secret short]bcc [secret over]"
