@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from pytw.errors import Conflict, LimitExceeded, NotFound, RequestError
+from pytw.errors import Conflict, LimitExceeded, NotFound
 from pytw.limits import (
     SHOP_LIST_MAX,
     SHOP_LONG_BYTES_MAX,
@@ -24,6 +24,7 @@ from pytw.limits import (
     Limits,
 )
 from pytw.storage import locks, sources
+from pytw.storage.globalkv import checked_review_state
 from pytw.storage.shopversions import checked_shop_name, checked_version, position
 from pytw.storage.templatechecks import checked_caps, checked_files, checked_size
 from pytw.storage.templatewrites import LISTING
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
     import asyncpg
 
     from pytw.storage.pool import Database
-
-REVIEW_STATES = ("pending", "approved", "denied")
 
 _SHOWN = """name, version, owner_type, owner_id, short, long, digest, bytes, entry, language, events, allowed_caps,
     published_by, created_at, review_state, review_note, reviewed_by, reviewed_at, withdrawn_at"""
@@ -163,7 +162,7 @@ class ShopStore:
         Raises: RequestError: not such a place, or no such state.
         """
         if state is not None:
-            _check_state(state)
+            checked_review_state(state)
         last, _, version = (after or "").partition("#")
         place = (last, position(version)) if after else (None, None)
         rows = await self._db.fetch(LIST, name, state, *place, min(limit, SHOP_LIST_MAX))
@@ -189,7 +188,7 @@ class ShopStore:
         Raises: NotFound. Conflict: it was withdrawn. RequestError: no such state.
         """
         return await self._change(
-            name, version, REVIEW, _check_state(state), _check_text("note", note, SHOP_NOTE_BYTES_MAX), author
+            name, version, REVIEW, checked_review_state(state), _check_text("note", note, SHOP_NOTE_BYTES_MAX), author
         )
 
     async def withdraw(self, name: str, version: str, *, note: str = "", author: str | None = None) -> Tenants:
@@ -214,12 +213,6 @@ def _owner(owner: Id) -> tuple[str, str]:
     return owner.owner_type.value, owner.owner_id
 
 
-def _check_state(state: str) -> str:
-    if state not in REVIEW_STATES:
-        raise RequestError(f"not a review state: {state[:40]!r}", hint=f"one of {', '.join(REVIEW_STATES)}")
-    return state
-
-
 def _check_text(what: str, text: str, most: int) -> str:
     if "\0" in text or len(text.encode(errors="replace")) > most:
         raise LimitExceeded(f"{what} is longer than {most:,} bytes, or has NUL characters in it")
@@ -231,4 +224,4 @@ def _listing(row: asyncpg.Record, files: Mapping[str, str] | None = None) -> Lis
     return Listing(**fields, digest=row["digest"].hex(), files=files)
 
 
-__all__ = ["REVIEW_STATES", "Listing", "Publication", "ShopStore"]
+__all__ = ["Listing", "Publication", "ShopStore"]
