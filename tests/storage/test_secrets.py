@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import logging
 from collections.abc import AsyncIterator
@@ -161,6 +162,13 @@ async def test_bounds_per_template_and_tenant_do_not_hinder_a_change(secrets: Se
     with pytest.raises(LimitExceeded, match="the tenant has 1,000 secrets already"):
         await secrets.put(GUILD, "t", "more", "x")
     await secrets.put(USER, "t", "more", "x")
+
+
+async def test_bounds_hold_for_many_writers_at_once(secrets: SecretStore) -> None:
+    writers = (secrets.put(GUILD, "t", f"s{number}", "x") for number in range(SECRETS_TEMPLATE_MAX + 8))
+    found = await asyncio.gather(*writers, return_exceptions=True)
+    assert [type(end) for end in found if end is not None] == [LimitExceeded] * 8
+    assert len(await secrets.list(GUILD, "t")) == SECRETS_TEMPLATE_MAX
 
 
 async def test_without_a_key_nothing_is_written_or_read(database: Database, secrets: SecretStore) -> None:
