@@ -185,6 +185,14 @@ class Shard:
 
     async def _keep_connected(self) -> None:
         cursor = await self._load()
+        if (
+            cursor is not None
+            and self._spec.gateway_url.startswith("wss:")
+            and not cursor.resume_url.startswith("wss:")
+        ):
+            # A mock's, from dev mode: whoever listens there now would get the token.
+            log.warning("shard %d: its stored session is of a gateway without TLS, beginning a new one", self.id)
+            cursor = None
         if cursor is not None:
             self._session.id, self._session.resume_url = cursor.session_id, cursor.resume_url
             self._session.sequence = cursor.sequence

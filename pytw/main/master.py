@@ -145,6 +145,8 @@ class _Master:
             self._background(stack, self._postgres.supervise())
         upstream = await (open_mock() if dev else open_discord(config))
         stack.push_async_callback(upstream.close)
+        if dev:
+            await stores.cursors.forget_mocks()
         mock_url = f"http://{upstream.mock.host}:{upstream.mock.port}" if upstream.mock is not None else None
         topology = Topology.choose(options, upstream.recommended_shards)
         if warning := options.thread_warning(topology.workers):

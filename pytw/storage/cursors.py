@@ -27,6 +27,7 @@ INSERT INTO gateway_cursors (shards, shard, session_id, resume_url, sequence, do
 ON CONFLICT (shards, shard) DO UPDATE SET session_id = excluded.session_id, resume_url = excluded.resume_url,
     sequence = excluded.sequence, done_above = excluded.done_above, updated_at = now()"""
 FORGET = "DELETE FROM gateway_cursors WHERE shards = $1 AND shard = $2"
+FORGET_MOCKS = "DELETE FROM gateway_cursors WHERE resume_url LIKE 'ws://127.0.0.1:%'"
 
 
 class CursorStore:
@@ -63,6 +64,10 @@ class CursorStore:
         self._unwritten.add((shards, shard))
         if self._writer is None or self._writer.done():
             self._writer = asyncio.get_running_loop().create_task(self._write_soon())
+
+    async def forget_mocks(self) -> None:
+        """Forget the sessions of mocks in earlier masters, with which they ended. Raises: StorageUnavailable."""
+        await self._db.execute(FORGET_MOCKS)
 
     async def flush(self) -> None:
         """Write what is not written yet. Raises: StorageUnavailable."""

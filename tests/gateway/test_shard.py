@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 
 import pytest
 
@@ -265,6 +266,27 @@ async def test_resume_url_that_is_gone_falls_back_to_the_gateway():
         cursors.kept[0].resume_url = "ws://127.0.0.1:1/gateway"
         async with running(mock, offers, cursors=cursors) as run:
             assert (run.shard.identifies, run.shard.resumes) == (1, 0)
+
+
+async def test_session_of_a_gateway_without_tls_is_not_taken_up_at_one_with():
+    """A resume carries the token, and the port of a mock that is gone may be anybody's."""
+    asked_for_slot = asyncio.Event()
+
+    class Watched(Slots):
+        async def acquire(self, shard: int) -> None:
+            asked_for_slot.set()
+            await asyncio.Event().wait()
+
+    async with mocked() as old:
+        cursors = Cursors()
+        async with running(old, Offers(), cursors=cursors):
+            pass
+        real = SimpleNamespace(token="real", gateway_url="wss://127.0.0.1:1/gateway")
+        async with running(real, Offers(), cursors=cursors, slots=Watched(), ready=False) as run:
+            async with asyncio.timeout(5):
+                await asked_for_slot.wait()
+            assert (run.shard.connections, run.shard.resumes) == (0, 0)
+            run.task.cancel()
 
 
 async def test_direct_message_is_forwarded_to_its_owner_until_the_owner_has_it():

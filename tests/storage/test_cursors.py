@@ -44,6 +44,15 @@ async def test_reported_cursors_survive_a_restart(stores: Stores) -> None:
     assert await CursorStore(stores.db).load(2) == {}
 
 
+async def test_sessions_of_mocks_are_forgotten_and_no_others(stores: Stores) -> None:
+    stores.cursors.report(2, 0, Cursor("mock", "ws://127.0.0.1:41245/gateway", 5, []))
+    stores.cursors.report(2, 1, cursor(7))
+    await stores.cursors.close()
+    later = CursorStore(stores.db)
+    await later.forget_mocks()
+    assert await later.load(2) == {1: cursor(7)}
+
+
 async def test_newest_is_known_at_once(stores: Stores) -> None:
     """A worker that starts anew does not wait for the database."""
     stores.cursors.report(1, 0, cursor(1))
