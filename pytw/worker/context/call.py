@@ -146,6 +146,11 @@ class HostCall:
             raise RequestError(f"{what} must be a table")
         return value
 
+    @property
+    def may_do_all(self) -> bool:
+        """Whether it is refused nothing."""
+        return EVERY_CAPABILITY in self.caps and (self.narrowed is None or EVERY_CAPABILITY in self.narrowed)
+
     def require_any(self, capabilities: Sequence[str], refusal: str) -> None:
         """The template must hold one of *capabilities*, and the sub-context too if there is one. Raises: Forbidden."""
         if not _holds(self.caps, capabilities) or (

@@ -122,8 +122,7 @@ def _need_of_keys(call: HostCall) -> Need:
     return Need(wanted, "KV operation `keys` not allowed in this template context")
 
 
-def _checked_scopes(call: HostCall, action: str) -> list[str]:
-    scopes = _scopes(call)
+def _checked_scopes(scopes: list[str], action: str) -> list[str]:
     if not scopes:
         raise RequestError(
             "Setting keys without a scope is not allowed" if action == "set" else "Unscoped operations are not allowed"
@@ -135,7 +134,8 @@ def _checked_scopes(call: HostCall, action: str) -> list[str]:
 
 def _checked(call: HostCall, action: str) -> tuple[str, list[str]]:
     """Key and sorted scopes within their bounds."""
-    key, scopes = _place(call, action)[0], _checked_scopes(call, action)
+    key, scopes = _place(call, action)
+    _checked_scopes(scopes, action)
     if (size := len(key.encode())) > KV_KEY_BYTES_MAX:
         what = "Query" if action == "find" else "Key"
         raise LimitExceeded(f"{what} length too long ({size:,} bytes, at most {KV_KEY_BYTES_MAX})")
@@ -236,7 +236,7 @@ class Kv:
         return _LIST_OF_2 + found + _pack(records[-1].cursor if more else None)
 
     async def keys(self, call: HostCall) -> bytes:
-        return _LIST_OF_1 + _pack(await self._db.kv_keys(call.tenant, _checked_scopes(call, "find")))
+        return _LIST_OF_1 + _pack(await self._db.kv_keys(call.tenant, _checked_scopes(_scopes(call), "find")))
 
     async def list_scopes(self, call: HostCall) -> bytes:
         return _LIST_OF_1 + _pack(await self._db.kv_list_scopes(call.tenant))
