@@ -44,9 +44,12 @@ class Clock:
     def __init__(self) -> None:
         self.now = 0.0
         self.slept: list[float] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
 
     async def sleep(self, seconds: float) -> None:
         self.slept.append(seconds)
+        await self.gate.wait()
         self.now += seconds
         await asyncio.sleep(0)
 
@@ -113,6 +116,26 @@ async def test_tenant_that_begins_anew_is_told_no_more_often_than_allowed(starte
     world.resume.again(A)
     await until(lambda: len(world.runs.ran) == 4, "the keys again")
     assert world.clock.slept == [AGAIN_S]
+
+
+async def test_tenants_that_must_wait_hold_up_no_other(started):
+    world = World("KeyResume")
+    started.append(asyncio.create_task(world.resume.run()))
+    await until(lambda: ("resume_keys", -1) in world.db.calls, "the start")
+    *often, once = [number << 22 for number in range(1, 10)]
+    for tenant in (*often, once):
+        await world.keys(tenant, 1)
+    for tenant in often:
+        world.resume.again(tenant)
+    await until(lambda: len(world.runs.ran) == 8, "the keys of those who begin anew often")
+    world.clock.gate.clear()
+    for tenant in often:
+        world.resume.again(tenant)
+    await until(lambda: world.clock.slept == [AGAIN_S] * 8, "them to wait")
+    world.resume.again(once)
+    await until(lambda: [tenant for tenant, *_ in world.runs.ran][8:] == [once], "the key of the other")
+    world.clock.gate.set()
+    await until(lambda: len(world.runs.ran) == 17, "all keys")
 
 
 async def test_failing_storage_is_asked_again(started):
