@@ -300,6 +300,9 @@ class Worker:
     async def refresh_tenant(self, tenant: int) -> None:
         """Returns when the tenant's next event sees its state and templates of now. Raises: Unavailable."""
         await self.changes.refresh(tenant)
+        if self.state.refusal(tenant) is Outcome.BANNED:
+            # Nobody hears of their answers any more, and what they wait for may take half a minute: a message to be sent, say.
+            self.context.give_up(tenant)
 
     def _refreshed(self, tenant: int) -> None:
         self._spawn(self.expiry.retry(tenant))

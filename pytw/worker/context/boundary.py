@@ -52,7 +52,8 @@ class VMContext:
         self._operations = operations
         self._on_call = on_call
         self._scrubber = scrubber or Scrubber(TRACEBACK_BYTES_MAX)
-        self._tasks: set[asyncio.Task[None]] = set()
+        #: Calls in flight, and whose they are.
+        self._tasks: dict[asyncio.Task[None], int] = {}
         #: Calls by name.
         self.calls: Counter[str] = Counter()
 
@@ -62,8 +63,8 @@ class VMContext:
             self._vms.answer_error(tenant, call, "too many host calls in this worker, try again")
             return
         task = asyncio.get_running_loop().create_task(self._answer(tenant, call, payload))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks[task] = tenant
+        task.add_done_callback(self._tasks.pop)
 
     async def _answer(self, tenant: int, call: int, payload: bytes) -> None:
         name = "?"
@@ -115,6 +116,11 @@ class VMContext:
     @property
     def in_flight(self) -> int:
         return len(self._tasks)
+
+    def give_up(self, tenant: int) -> None:
+        """Let the tenant's calls do no more than they have done."""
+        for task in [task for task, caller in self._tasks.items() if caller == tenant]:
+            task.cancel()
 
     async def close(self) -> None:
         """Give up the calls in flight; the scripts that made them get an error."""
