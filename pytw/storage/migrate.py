@@ -189,6 +189,11 @@ async def _session(dsn: str) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]
         raise ConfigError(
             "a program still uses the tables of the reference", hint="end it, and run `tw migrate` again"
         ) from error
+    except asyncpg.InsufficientPrivilegeError as error:
+        raise ConfigError(
+            translate(error).detail,
+            hint="the role that the address names needs to own the tables, and CREATE for new ones",
+        ) from error
     except asyncpg.PostgresError as error:
         raise ConfigError(f"migration fails: {translate(error).detail}") from error
     finally:

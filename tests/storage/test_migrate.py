@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
@@ -100,6 +101,19 @@ async def test_unreachable_database_is_one_line_without_its_password() -> None:
         await migrate("postgresql://u:secret@127.0.0.1:1/x")
     assert "secret" not in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+async def test_role_without_rights_is_told_what_it_needs(empty_database_url: str) -> None:
+    owner = await asyncpg.connect(empty_database_url)
+    role = "poor_" + await owner.fetchval("SELECT current_database()")
+    await owner.execute(f'CREATE ROLE "{role}" LOGIN')
+    try:
+        at = urlsplit(empty_database_url)
+        with pytest.raises(ConfigError, match=r"permission denied .*CREATE for new ones"):
+            await migrate(at._replace(netloc=f"{role}@{at.netloc.rpartition('@')[2]}").geturl())
+    finally:
+        await owner.execute(f'DROP ROLE "{role}"')
+        await owner.close()
 
 
 async def test_no_files_is_an_incomplete_installation(tmp_path: Path) -> None:
