@@ -1,7 +1,7 @@
 """`KeptConnection`: one connection of the pool, kept for as long as there is something to ask.
 
 Taking a connection and giving it back costs as much as a small statement. Whoever asks again within a moment gets the one it
-had; it goes back to the pool when nobody has asked for `DB_KEPT_S`.
+had; it goes back to the pool when nobody has asked for `DB_KEPT_S`, and at once where it is the last one that others could have.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class KeptConnection:
             return await self._db.fetch(statement, *arguments)
         with translated():
             lease, self._lease = self._lease, None
-            if lease is not None and lease.connection.is_closed():
-                await lease.end(None)
+            if lease is not None and lease.lost:
+                await lease.give_back()
                 lease = None
             if lease is None:
                 lease = Lease(self._db)
@@ -48,13 +48,15 @@ class KeptConnection:
             return rows
 
     async def _keep(self, lease: Lease) -> None:
-        if self._lease is not None or self._db.pool.is_closing():
-            await lease.end(None)
+        pool = self._db.pool
+        self._db.breaker.answered()
+        all_taken = pool.get_size() >= pool.get_max_size() and not pool.get_idle_size()
+        if self._lease is not None or all_taken or pool.is_closing():
+            await lease.give_back()
             return
         if not self._told:
             self._told = True
             self._db.on_close(self.give_back)
-        self._db.breaker.answered()
         self._lease = lease
         self._asked = True
         if self._timer is None:
@@ -72,7 +74,7 @@ class KeptConnection:
         """Gives the connection back to the pool now."""
         lease, self._lease = self._lease, None
         if lease is not None:
-            await lease.end(None)
+            await lease.give_back()
 
 
 __all__ = ["KeptConnection"]

@@ -133,7 +133,20 @@ class Lease:
             breaker.failed(str(error).partition("\n")[0])
         elif isinstance(error, asyncpg.PostgresError):
             breaker.answered()
+        await self.give_back()
+
+    async def give_back(self) -> None:
+        """Gives it back where there is nothing to tell."""
         await self._database.pool.release(self.connection)
+
+    @property
+    def lost(self) -> bool:
+        """Whether the connection has ended since it was used."""
+        try:
+            return bool(self.connection.is_closed())
+        except asyncpg.InterfaceError:
+            # The pool has heard of it, and taken it back.
+            return True
 
     async def _tidy(self) -> None:
         """Ends what the caller has left behind. A server that does not even say that it gives up a statement hangs."""

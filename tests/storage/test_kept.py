@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import suppress
 
 import pytest
 
-from pytw.errors import InternalError, PytwError, StorageUnavailable
+from pytw.errors import InternalError, PytwError
+from pytw.limits import BREAKER_FAILURES
+from pytw.storage import kept as kept_module
+from pytw.storage.breaker import State
 from pytw.storage.kept import KeptConnection
 from pytw.storage.pool import Database, open_pool
 
@@ -62,15 +64,43 @@ async def test_an_error_of_the_statement_is_told_and_keeps_nothing(db: Database)
     assert len(await kept.fetch(PID)) == 1
 
 
-async def test_a_connection_that_has_ended_is_not_used_again(db: Database) -> None:
+async def test_who_asks_does_not_hear_of_a_connection_that_has_ended(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kept_module, "DB_KEPT_S", 60.0)
     kept = KeptConnection(db)
     ((pid,),) = await kept.fetch(PID)
     await db.execute("SELECT pg_terminate_backend($1)", pid)
-    with suppress(StorageUnavailable):
-        # Its end is heard of just before this use of it, or by it.
-        await kept.fetch(PID)
+    async with asyncio.timeout(10):
+        while db.pool.get_size() > 1:
+            await asyncio.sleep(0.01)
     ((new,),) = await kept.fetch(PID)
     assert new != pid
+
+
+async def test_going_back_is_no_answer_of_the_database(db: Database) -> None:
+    kept = KeptConnection(db)
+    await kept.fetch(PID)
+    for _ in range(BREAKER_FAILURES):
+        db.breaker.failed("away")
+    await until_free(db)
+    assert db.breaker.state is State.OPEN
+
+
+async def test_the_last_connection_is_for_all(database_url: str) -> None:
+    db = await open_pool(database_url, 1)
+    kept, done = KeptConnection(db), asyncio.Event()
+
+    async def busy() -> None:
+        while not done.is_set():
+            await kept.fetch(PID)
+
+    task = asyncio.create_task(busy())
+    for _ in range(5):
+        await db.ping()
+    done.set()
+    await task
+    await db.close()
 
 
 async def test_who_gives_up_leaves_a_connection_that_can_be_used(db: Database) -> None:
