@@ -154,6 +154,15 @@ async def test_key_that_is_extended_while_its_handler_runs_stays(stores: Stores)
         await stores.kv.delete(GUILD, key, ["s"])
 
 
+async def test_late_failure_ends_no_claim_of_what_was_written_since(stores: Stores) -> None:
+    claim = await due_one(stores)
+    await stores.kv.set(GUILD, "k", ["s"], ONE, PAST)
+    assert len(await stores.claim_expired(0, 1, limit=1)) == 1
+    assert not await stores.fail_expired(GUILD, *claim)
+    assert await seconds(stores, "expiry_claimed_until") > 0
+    assert await stores.db.fetchval("SELECT expiry_retry_at IS NULL FROM tenant_kv")
+
+
 async def test_key_that_was_extended_past_us_stays(stores: Stores) -> None:
     """By a statement that does not count versions."""
     claim = await due_one(stores)
