@@ -34,6 +34,16 @@ def test_what_was_written_is_never_taken_for_the_stores():
     assert reads.base(at(1), 3).revision == reads.base(at(1), None).revision == -1
 
 
+def test_who_reads_late_does_not_change_what_another_request_kept():
+    """A read that began before the write and ends behind it gives what was there before."""
+    reads = StateReads()
+    reads.note_read(at(1), state(3))
+    reads.note_written(at(1), 3, TenantState(frozenset(), {"mine": 1}, revision=3))
+    reads.note_read(at(2), state(3))
+    assert reads.base(at(2), 3) == state(3)
+    assert reads.base(at(3), 3).data == {"mine": 1}
+
+
 def test_a_tenant_forgets_its_own_oldest_and_no_others():
     reads = StateReads(tenant_bytes_max=20 * ENTRY_BYTES)
     reads.note_read(at(1, OTHER), state(1))
