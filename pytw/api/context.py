@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from aiohttp import web
 
 from pytw.api.publicreads import PublicReads
-from pytw.limits import Limits
+from pytw.limits import PUBLIC_OBJECT_READS_MAX, PUBLIC_READS_MAX, Limits
 from pytw.types import (
     CreateEvent,
     DispatchResult,
@@ -240,7 +241,9 @@ class ApiContext:
     global_kv: GlobalKvs | None = None
     global_staff: GlobalStaff | None = None
     frontend_url: str = ""
-    public_reads: PublicReads = field(default_factory=PublicReads)
+    public_reads: PublicReads = field(default_factory=partial(PublicReads, PUBLIC_READS_MAX))
+    #: Signed URLs: whoever has one may ask for it as often as they like.
+    object_reads: PublicReads = field(default_factory=partial(PublicReads, PUBLIC_OBJECT_READS_MAX))
     tenants: Tenants | None = None
     secrets: Secrets | None = None
     #: Set when the server drains: nothing new is run.

@@ -11,6 +11,7 @@ are the tagged JSON of docs/values.md, which keeps every type.
 
 from __future__ import annotations
 
+import logging
 from datetime import datetime
 from typing import Any
 
@@ -29,6 +30,8 @@ from pytw.limits import KV_FIND_ROWS_MAX
 from pytw.types import KvRecord
 
 LIST_DEFAULT = 100
+
+log = logging.getLogger("staff")
 
 
 class PutRecord(msgspec.Struct, forbid_unknown_fields=True):
@@ -87,6 +90,7 @@ async def get(request: web.Request) -> web.Response:
 
 
 async def put(request: web.Request) -> web.Response:
+    who = await require_root(request)
     keys, tenant = await _asked(request)
     asked = await body_of(request, _decoder)
     try:
@@ -104,10 +108,12 @@ async def put(request: web.Request) -> web.Response:
     )
     if not written.written:
         raise Conflict(f"the key has version {written.version}, not {asked.if_version}; nothing was written")
+    log.info("key %r set by %s", asked.key, who.name, extra={"tenant": tenant})
     return answer({"key": asked.key, "version": written.version})
 
 
 async def delete(request: web.Request) -> web.Response:
+    who = await require_root(request)
     keys, tenant = await _asked(request)
     record_id, key = request.query.get("id"), request.query.get("key", "")
     if record_id is not None:
@@ -116,6 +122,7 @@ async def delete(request: web.Request) -> web.Response:
         gone = await keys.delete(tenant, key, _scopes(request))
     if not gone:
         raise NotFound("there is no such record")
+    log.info("%d records %r deleted by %s", gone, record_id or key, who.name, extra={"tenant": tenant})
     return answer({"deleted": gone})
 
 

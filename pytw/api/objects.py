@@ -9,6 +9,8 @@ saving, and no browser may take them for a page.
 
 from __future__ import annotations
 
+import logging
+
 from aiohttp import web
 
 from pytw.api.answers import answer
@@ -21,6 +23,8 @@ from pytw.errors import NotFound, Unavailable
 from pytw.limits import OBJECT_BYTES_MAX, OBJECT_LIST_MAX
 from pytw.storage.objectkeys import content_type, disposition
 from pytw.storage.objectlinks import owner_of as owner_of_link
+
+log = logging.getLogger("staff")
 
 
 def routes() -> list[web.RouteDef]:
@@ -36,14 +40,16 @@ def routes() -> list[web.RouteDef]:
 
 
 async def read(request: web.Request) -> web.Response:
-    """The object of a signed URL. Raises: Forbidden: not a URL of ours, or expired. NotFound."""
+    """The object of a signed URL. Raises: Forbidden: not a URL of ours, or expired. NotFound. Overloaded."""
     objects = request.app[CONTEXT].objects
     owner = owner_of_link(request.match_info["kind"], request.match_info["tenant"])
     if objects is None or owner is None:
         raise NotFound("there is no such page")
     key = request.match_info["key"]
     expires, signature = request.query.get("expires", ""), request.query.get("signature", "")
-    return _content(request, key, await objects.open_link(owner, key, expires=expires, signature=signature))
+    async with request.app[CONTEXT].object_reads.turn():
+        data = await objects.open_link(owner, key, expires=expires, signature=signature)
+    return _content(request, key, data)
 
 
 async def list_(request: web.Request) -> web.Response:
@@ -76,17 +82,19 @@ async def get(request: web.Request) -> web.Response:
 
 
 async def put(request: web.Request) -> web.Response:
-    await require_root(request)
+    who = await require_root(request)
     objects, owner, key = _objects(request), owner_of(request), request.match_info["key"]
     data = await bytes_of(request, OBJECT_BYTES_MAX)
     await objects.put(owner, key, data)
+    log.info("object %r put by %s", key, who.name, extra={"tenant": owner.key})
     return answer({"key": key, "size": len(data)})
 
 
 async def delete(request: web.Request) -> web.Response:
-    await require_root(request)
-    key = request.match_info["key"]
-    await _objects(request).delete(owner_of(request), key)
+    who = await require_root(request)
+    owner, key = owner_of(request), request.match_info["key"]
+    await _objects(request).delete(owner, key)
+    log.info("object %r removed by %s", key, who.name, extra={"tenant": owner.key})
     return answer({"key": key, "removed": True})
 
 

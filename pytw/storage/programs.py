@@ -60,7 +60,7 @@ class ProgramStore:
                 why = f"with it the templates would have more than {TENANT_SOURCE_BYTES_MAX:,} bytes of source"
                 source = _left_out(row, why)
             if source.left_out:
-                LOG.error("template %s of %s is left out: %s", row["name"], owner.owner_id, source.left_out)
+                LOG.warning("template %s of %s is left out: %s", row["name"], owner.owner_id, source.left_out)
             found.append(source)
         return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from urllib.parse import quote
@@ -10,7 +11,7 @@ import aiohttp
 import pytest
 from yarl import URL
 
-from pytw.limits import OBJECT_BYTES_MAX
+from pytw.limits import OBJECT_BYTES_MAX, PUBLIC_OBJECT_READS_MAX, PUBLIC_READS_WAITING_MAX
 from pytw.storage.objectadopt import ReferenceObjects
 from pytw.storage.objectblobs import LocalBlobs
 from pytw.storage.objectlinks import ObjectLinks
@@ -211,3 +212,47 @@ async def test_a_body_is_bounded_and_comes_as_it_is(objects: ObjectStore, api: A
     assert (await api.call("PUT", place("k"), b"x" * OBJECT_BYTES_MAX, headers=octets))[0] == 200
     api.context.objects = None
     assert (await api.call("GET", "/guilds/5/objects"))[0] == 503
+
+
+class SlowLink:
+    """An object storage whose links open when they may, and how many are asked for at once."""
+
+    def __init__(self) -> None:
+        self.at_once = 0
+        self.most = 0
+        self.go_on = asyncio.Event()
+
+    async def open_link(self, owner: Id, key: str, *, expires: str, signature: str) -> bytes:
+        self.at_once += 1
+        self.most = max(self.most, self.at_once)
+        await self.go_on.wait()
+        self.at_once -= 1
+        return b"x"
+
+
+async def test_whoever_has_a_url_gets_a_small_part_of_the_storage(api: Api) -> None:
+    slow = SlowLink()
+    api.context.objects = slow  # type: ignore[assignment]
+    number = PUBLIC_OBJECT_READS_MAX + PUBLIC_READS_WAITING_MAX
+
+    async def ask() -> int:
+        async with api.control.get("/objects/guilds/5/a?expires=1&signature=2") as got:
+            return got.status
+
+    asking = [asyncio.create_task(ask()) for _ in range(number + 5)]
+    refused = 0
+    for ended in asyncio.as_completed(asking):
+        refused += await ended == 503
+        if refused == 5:
+            slow.go_on.set()
+    assert (refused, slow.most) == (5, PUBLIC_OBJECT_READS_MAX)
+
+
+async def test_what_operators_change_is_in_the_log_with_who_did_it(
+    objects: ObjectStore, api: Api, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO", logger="staff"):
+        await api.call("PUT", place("a.txt"), b"x")
+        await api.call("DELETE", place("a.txt"))
+    told = [record.message for record in caplog.records if record.name == "staff"]
+    assert told == ["object 'a.txt' put by control", "object 'a.txt' removed by control"]
