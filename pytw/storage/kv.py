@@ -29,6 +29,7 @@ from pytw.limits import (
 from pytw.storage.apart import Apart
 from pytw.storage.kvrules import (
     COLUMNS,
+    JSON_OF_A_BYTE,
     OWNED,
     OWNS,
     ROOM,
@@ -183,7 +184,7 @@ class KvStore(KvStaff):
     ) -> KvWritten | None:
         """None: *by_id* says that the row must have this id, and it has not."""
         record_id, key, scopes = place
-        text = await beside(len(value), to_row, value)
+        text = await beside(JSON_OF_A_BYTE * len(value), to_row, value)
         moment = checked_moment(expires_at)
         write = Write(*owner_of(tenant), key, scopes, record_id, by_id, text, moment, resume, if_version)
         row = await self._together.write(tenant, write)

@@ -7,6 +7,7 @@ import logging
 import re
 import uuid
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TypeVar
 
@@ -14,7 +15,14 @@ import orjson
 
 from pytw import values
 from pytw.errors import InternalError, LimitExceeded, RequestError
-from pytw.limits import KV_KEY_BYTES_MAX, KV_LOOP_BYTES_MAX, KV_SCOPE_BYTES_MAX, KV_SCOPES_MAX, KV_VALUE_BYTES_MAX
+from pytw.limits import (
+    KV_CONVERTERS_MAX,
+    KV_KEY_BYTES_MAX,
+    KV_LOOP_BYTES_MAX,
+    KV_SCOPE_BYTES_MAX,
+    KV_SCOPES_MAX,
+    KV_VALUE_BYTES_MAX,
+)
 from pytw.types import Id, KvRecord, OwnerType
 
 if TYPE_CHECKING:
@@ -24,6 +32,11 @@ LOG = logging.getLogger("pytw.storage.kv")
 
 A = TypeVar("A")
 R = TypeVar("R")
+
+#: Threads of their own, and few: they take turns with the loop, and each more of them would take one more from it.
+_converters = ThreadPoolExecutor(KV_CONVERTERS_MAX, "kv-values")
+#: How much longer a value of many small parts is as tagged JSON than packed, about.
+JSON_OF_A_BYTE = 8
 
 #: The columns that `from_row` reads.
 COLUMNS = "id, key, scopes, value::text AS value, version, created_at, last_updated_at, expires_at, resume"
@@ -172,8 +185,10 @@ def readable(rows: Iterable[asyncpg.Record]) -> list[tuple[asyncpg.Record, KvRec
 
 
 async def beside(value_bytes: int, convert: Callable[[A], R], what: A) -> R:
-    """Convert at once what is small, the rest in a thread."""
-    return convert(what) if value_bytes <= KV_LOOP_BYTES_MAX else await asyncio.to_thread(convert, what)
+    """Convert at once what is small, the rest in a thread. *value_bytes* as tagged JSON, about."""
+    if value_bytes <= KV_LOOP_BYTES_MAX:
+        return convert(what)
+    return await asyncio.get_running_loop().run_in_executor(_converters, convert, what)
 
 
 def value_bytes(rows: Iterable[asyncpg.Record]) -> int:

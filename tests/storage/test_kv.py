@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from datetime import UTC, datetime
 
 import msgpack
@@ -9,6 +10,7 @@ import pytest
 from pytw import values
 from pytw.errors import InternalError, LimitExceeded, RequestError
 from pytw.limits import KV_FIND_BYTES_MAX, KV_FIND_ROWS_MAX, KV_LIST_SCOPES_MAX, Limits
+from pytw.storage import kvrules
 from pytw.storage.kv import KvStore
 from pytw.storage.kvrules import like_pattern
 from pytw.storage.stores import Stores
@@ -222,3 +224,19 @@ async def test_bytes_of_writes_at_the_same_moment_never_pass_the_limit(stores: S
     )
     assert sum(isinstance(one, KvWritten) for one in ended) == 10
     assert (await usage(stores, tenant))[0] == 10
+
+
+async def test_value_of_many_small_parts_is_not_converted_on_the_loop(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Packed it is short, as JSON many times as long, and looking at each part holds who waits for the loop."""
+    seen: list[bool] = []
+
+    def noted(value: bytes) -> str:
+        seen.append(threading.current_thread() is threading.main_thread())
+        return kvrules.to_row(value)
+
+    monkeypatch.setattr("pytw.storage.kv.to_row", noted)
+    for value in (values.pack([True] * 4_000), values.pack("short")):
+        await stores.kv.set(Id.guild(1).key, "k", ["s"], value)
+    assert seen == [False, True]
