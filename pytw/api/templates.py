@@ -140,7 +140,10 @@ async def _deployed(context: ApiContext, owner: Id, name: str) -> dict[str, Any]
     }
     if saved.shop_ref is not None:
         shown |= {"shop_ref": saved.shop_ref, "shop_version": saved.shop_version, "allowed_caps": saved.allowed_caps}
-    if warnings := [*event_warnings(saved.listens), *capability_warnings(saved.allowed_caps)]:
+    warnings = [*event_warnings(saved.listens), *capability_warnings(saved.allowed_caps)]
+    if context.tenants is not None and (await context.tenants.tenant_state(owner.key)).banned:
+        warnings.append(f"this {owner.owner_type.value} is banned: nothing of it runs until the ban is lifted")
+    if warnings:
         shown["warnings"] = warnings
     return shown
 

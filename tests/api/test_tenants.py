@@ -57,6 +57,15 @@ async def test_ban_is_kept_where_the_worker_is_away(api: Api, tenants: FakeTenan
     assert tenants.banned == {5: True}
 
 
+async def test_who_puts_a_template_hears_of_the_ban(api: Api, tenants: FakeTenants) -> None:
+    files = {"files": {"init.luau": "return { MESSAGE = function() end }"}}
+    _, free = await api.call("PUT", "/guilds/5/templates/t", files)
+    await api.call("PUT", "/guilds/5/ban")
+    _, banned = await api.call("PUT", "/guilds/5/templates/t", files)
+    told = "this guild is banned: nothing of it runs until the ban is lifted"
+    assert (told in free.get("warnings", []), told in banned["warnings"]) == (False, True)
+
+
 @pytest.mark.parametrize(("method", "path"), [("GET", "state"), ("PUT", "ban"), ("DELETE", "ban")])
 async def test_only_root_may(api: Api, tenants: FakeTenants, method: str, path: str) -> None:
     for headers in ({}, {"Authorization": "user-token"}):
