@@ -18,16 +18,24 @@ if TYPE_CHECKING:
 ROLE = "pytw_worker"
 #: Beside the cluster's own files, which serve where there are no guests.
 RULES, NAMES = "guests_hba.conf", "guests_ident.conf"
-#: What only the master touches: secrets, sessions, where the gateway is, objects and what has been migrated.
-PRIVATE = (
-    "_migrations_applied",
-    "gateway_cursors",
-    "template_secrets",
-    "tenant_objects",
-    "tenant_objects_usage",
-    "users",
-    "web_api_tokens",
-)
+#: What guests may do with the rows of which tables; of others, also of those that migrations bring, they see nothing.
+RIGHTS = {
+    "SELECT, INSERT, UPDATE, DELETE": (
+        "global_kv",
+        "global_kv_retired",
+        "tenant_kv",
+        "tenant_kv_scopes",
+        "tenant_kv_usage",
+        "tenant_state",
+    ),
+    "SELECT": (
+        "global_kv_purchases",
+        "shop_templates",
+        "sources",
+        "template_versions",
+        "templates",
+    ),
+}
 
 _MAKE = f"""
 DO $$ BEGIN
@@ -35,9 +43,8 @@ DO $$ BEGIN
 END $$"""
 _GRANT = f"""
 GRANT USAGE ON SCHEMA public TO {ROLE};
-GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {ROLE};
-GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO {ROLE};
-REVOKE ALL ON {", ".join(PRIVATE)} FROM {ROLE}"""
+REVOKE ALL ON ALL TABLES IN SCHEMA public FROM {ROLE};
+""" + ";\n".join(f"GRANT {rights} ON {', '.join(tables)} TO {ROLE}" for rights, tables in RIGHTS.items())
 
 
 def write_rules(cluster: Path, account: Account, owner: str) -> None:
@@ -54,7 +61,7 @@ def write_rules(cluster: Path, account: Account, owner: str) -> None:
 
 
 async def admit(database: Database) -> None:
-    """Gives guests their rights, and those only. After migrations, which may bring tables.
+    """Gives guests their rights, and those only. After migrations, which may bring tables of theirs.
 
     Raises: StorageUnavailable.
     """
@@ -63,4 +70,4 @@ async def admit(database: Database) -> None:
         await connection.execute(_GRANT)
 
 
-__all__ = ["PRIVATE", "ROLE", "admit", "write_rules"]
+__all__ = ["RIGHTS", "ROLE", "admit", "write_rules"]
