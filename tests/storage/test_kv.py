@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
 
 import msgpack
 import pytest
@@ -240,3 +240,9 @@ async def test_value_of_many_small_parts_is_not_converted_on_the_loop(
     for value in (values.pack([True] * 4_000), values.pack("short")):
         await stores.kv.set(Id.guild(1).key, "k", ["s"], value)
     assert seen == [False, True]
+
+
+async def test_moment_without_a_year_in_utc_is_refused(stores: Stores) -> None:
+    at = datetime.max.replace(tzinfo=timezone(timedelta(hours=-14)))
+    with pytest.raises(RequestError, match="before the year 1 or after 9999"):
+        await stores.kv.set(Id.guild(1).key, "k", ["s"], ONE, at)
