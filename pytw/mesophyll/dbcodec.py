@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from pytw.errors import ProtocolError
+from pytw.errors import ProtocolError, RequestError
 from pytw.types import Cursor
 from pytw.workerdb import OPERATIONS, Operation
 
@@ -36,8 +36,16 @@ class Ask(NamedTuple):
 
 
 def pack_ask(name: str, *args: Any) -> bytes:
-    """The body of DB; the tenant travels in the record's header."""
-    return _encode((name, *args))
+    """The body of DB; the tenant travels in the record's header.
+
+    Raises: RequestError: an argument that no database would take.
+    """
+    try:
+        return _encode((name, *args))
+    except OverflowError:
+        raise RequestError(
+            f"{name}: a moment is before the year 1 or after 9999, or a number has more than 64 bits"
+        ) from None
 
 
 def unpack_ask(body: bytes) -> Ask:
