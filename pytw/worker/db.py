@@ -9,12 +9,13 @@ storage is away; a write never, for nobody knows whether it has happened.
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-from pytw.errors import DeadlineExceeded, Forbidden, StorageUnavailable
+from pytw.errors import DeadlineExceeded, Forbidden, InternalError, PytwError, StorageUnavailable
 from pytw.limits import (
     DB_GATES_S,
     DB_OPERATION_S,
@@ -28,6 +29,8 @@ from pytw.limits import (
 from pytw.mesophyll import turns
 from pytw.routing import owns_part, worker_of
 from pytw.workerdb import Operation, WorkerDb, over
+
+log = logging.getLogger(__name__)
 
 IN_FLIGHT_MAX = 64
 #: What the master answers for every worker, besides what is asked of the object storage: what has to do with secrets.
@@ -106,7 +109,8 @@ def bound_s(operation: Operation) -> float:
 class WorkerDB:
     """`operations` are those of another `WorkerDb`, with turns, deadlines and retries. Source: reference `WorkerDB` (spec 5.9).
 
-    They raise what the other one raises, and Overloaded: too many of the tenant's operations wait; DeadlineExceeded. Objects
+    They raise what the other one raises, InternalError in place of what is no PytwError, and Overloaded: too many of the
+    tenant's operations wait; DeadlineExceeded. Objects
     have turns of their own: a bucket that answers slowly must not hold up the database.
     """
 
@@ -143,6 +147,12 @@ class WorkerDB:
             self.late += 1
             unknown = "" if operation.reads else "; it may still happen"
             raise DeadlineExceeded(f"{operation.name} was not answered within {bound_s:g} s{unknown}") from None
+        except PytwError:
+            raise
+        except Exception as error:
+            # As the master answers over its link: what goes on for all tenants (expiry, resume) outlives a bug that one row meets.
+            log.exception("%s failed", operation.name, extra={"tenant": tenant or None})
+            raise InternalError(f"{operation.name} failed: {type(error).__name__}") from error
 
     async def _read(self, operation: Operation, tenant: int, args: tuple[Any, ...]) -> Any:
         pause_s = DB_RETRY_FIRST_S

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from pytw.errors import DeadlineExceeded, Overloaded, StorageUnavailable
+from pytw.errors import DeadlineExceeded, InternalError, Overloaded, StorageUnavailable
 from pytw.limits import DB_OPERATION_S, DB_READ_TRIES_MAX, HOST_CALL_S, OBJECT_OPERATION_S
 from pytw.worker.db import Turns, WorkerDB, bound_s
 from pytw.workerdb import OPERATIONS, WorkerDb
@@ -170,6 +170,20 @@ async def test_operation_that_does_not_end_is_given_up_and_frees_its_turn(reads:
     assert (worker_db.late, worker_db.turns.waiting, inner.in_flight[A]) == (6, 0, 0)
     del inner.blocked[A]
     assert await db.kv_get(A, "k", ["s"]) is None
+
+
+@pytest.mark.parametrize("reads", [True, False])
+async def test_bug_is_told_as_one_and_logged_with_its_cause(reads: bool, caplog: pytest.LogCaptureFixture):
+    """Expiry and the like, which go on after every error of ours, would end for all tenants by any other."""
+
+    class Broken(MemoryDb):
+        async def _work(self, operation: str, tenant: int) -> None:
+            raise TypeError("a row like no other")
+
+    db = WorkerDB(Broken(), 8).operations
+    with pytest.raises(InternalError, match="failed: TypeError"):
+        await (db.kv_get(A, "k", ["s"]) if reads else db.claim_expired(0, 1, limit=4))
+    assert "a row like no other" in caplog.text
 
 
 def test_every_operation_has_a_bound_and_a_host_call_outlives_it():
