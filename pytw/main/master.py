@@ -42,6 +42,7 @@ from pytw.storage.objectadopt import ReferenceObjects
 from pytw.storage.objects import ObjectStore
 from pytw.storage.pool import Database
 from pytw.storage.postgres import EmbeddedPostgres
+from pytw.storage.serverclaim import ServerClaim
 from pytw.storage.stores import Stores
 from pytw.storage.templatechoice import choose, choose_versions
 
@@ -137,6 +138,10 @@ class _Master:
         objects = ObjectStore(database, blobs, config.limits)
         stores = Stores(database, config.limits, objects, open_secrets(config, self._data_dir))
         stack.push_async_callback(stores.close)
+        if not own:
+            claim = await ServerClaim.take(url)
+            stack.push_async_callback(claim.release)
+            self._background(stack, claim.keep())
         await stores.secrets.warn_of_other_keys()
         if taken_over := await stores.user_tokens.seal_all():
             log.info("%d access tokens of users stood in clear, and are encrypted now", taken_over)
@@ -250,7 +255,8 @@ class _Master:
         if task.cancelled() or (error := task.exception()) is None:
             return
         log.critical("cannot go on: %s", error, exc_info=None if isinstance(error, PytwError) else error)
-        self._fail(DatabaseUnreachable(str(error)) if isinstance(error, PytwError) else ConfigError(str(error)))
+        known = DatabaseUnreachable(str(error)) if isinstance(error, PytwError) else ConfigError(str(error))
+        self._fail(error if isinstance(error, ConfigError) else known)
 
     def _crash_loop(self, worker_id: int) -> None:
         if self._options.abort_on_crash_loop:

@@ -12,5 +12,7 @@ SHOP = 0x7079_7479
 SECRETS = 0x7079_747A
 #: Hashed with a tenant: who changes its templates.
 TEMPLATES = 0x7079_747B
+#: Held by the server that serves a database, for as long as it runs.
+SERVER = 0x7079_747C
 
-__all__ = ["MIGRATE", "SECRETS", "SHOP", "SOURCES", "TEMPLATES"]
+__all__ = ["MIGRATE", "SECRETS", "SERVER", "SHOP", "SOURCES", "TEMPLATES"]

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -287,14 +287,16 @@ class _Inside(Database):
                 yield self._connection
 
 
-async def connect(dsn: str) -> asyncpg.Connection[asyncpg.Record]:
+async def connect(dsn: str, settings: Mapping[str, str] | None = None) -> asyncpg.Connection[asyncpg.Record]:
     """One connection of one's own, without a bound for its statements.
 
+    Args:
+        settings: of the session, as PostgreSQL names them.
     Raises: DatabaseUnreachable.
     """
     try:
         with translated():
-            return await asyncpg.connect(dsn, timeout=DB_CONNECT_S)
+            return await asyncpg.connect(dsn, timeout=DB_CONNECT_S, server_settings=dict(settings or {}))
     except (PytwError, ValueError) as error:
         raise unreachable(dsn, error) from error
 

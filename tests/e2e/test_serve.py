@@ -1,6 +1,7 @@
 """The documented main path, in each topology, with real processes."""
 
 import signal
+import socket
 
 import pytest
 
@@ -79,6 +80,22 @@ def test_unreachable_database_ends_with_3_and_one_line() -> None:
         assert "Traceback" not in server.log
     finally:
         server.close()
+
+
+def test_second_server_of_one_database_ends_with_5_and_says_who_the_first_is(database_url: str) -> None:
+    env = {"TW_DATABASE_URL": database_url}
+    with serving("--worker-type", "threadpool", "--dev", env=env) as server:
+        second = Server("--worker-type", "threadpool", "--dev", env=env)
+        try:
+            assert second.process.wait(40) == 5
+            assert (
+                f"another server uses this database (tw serve, {socket.gethostname()}, {server.process.pid})"
+                in second.log
+            )
+            assert "Traceback" not in second.log
+        finally:
+            second.close()
+        assert server.event(8 << 22)[0] == 200
 
 
 def test_data_folder_that_cannot_be_written_ends_with_7() -> None:
