@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -149,10 +150,13 @@ class WorkerDB:
             raise DeadlineExceeded(f"{operation.name} was not answered within {bound_s:g} s{unknown}") from None
         except PytwError:
             raise
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - told with its place; its text may hold what a tenant keeps
             # As the master answers over its link: what goes on for all tenants (expiry, resume) outlives a bug that one row meets.
-            log.exception("%s failed", operation.name, extra={"tenant": tenant or None})
-            raise InternalError(f"{operation.name} failed: {type(error).__name__}") from error
+            place = "".join(traceback.format_tb(error.__traceback__))
+            log.error(
+                "%s failed: %s at\n%s", operation.name, type(error).__name__, place, extra={"tenant": tenant or None}
+            )
+            raise InternalError(f"{operation.name} failed: {type(error).__name__}") from None
 
     async def _read(self, operation: Operation, tenant: int, args: tuple[Any, ...]) -> Any:
         pause_s = DB_RETRY_FIRST_S

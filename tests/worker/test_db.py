@@ -173,17 +173,19 @@ async def test_operation_that_does_not_end_is_given_up_and_frees_its_turn(reads:
 
 
 @pytest.mark.parametrize("reads", [True, False])
-async def test_bug_is_told_as_one_and_logged_with_its_cause(reads: bool, caplog: pytest.LogCaptureFixture):
+async def test_bug_is_told_as_one_and_logged_with_its_place(reads: bool, caplog: pytest.LogCaptureFixture):
     """Expiry and the like, which go on after every error of ours, would end for all tenants by any other."""
 
     class Broken(MemoryDb):
         async def _work(self, operation: str, tenant: int) -> None:
-            raise TypeError("a row like no other")
+            raise TypeError(" ".join(("a", "row", "like", "no", "other")))
 
     db = WorkerDB(Broken(), 8).operations
     with pytest.raises(InternalError, match="failed: TypeError"):
         await (db.kv_get(A, "k", ["s"]) if reads else db.claim_expired(0, 1, limit=4))
-    assert "a row like no other" in caplog.text
+    assert "failed: TypeError at" in caplog.text
+    assert "in _work" in caplog.text
+    assert "a row like" not in caplog.text
 
 
 def test_every_operation_has_a_bound_and_a_host_call_outlives_it():
