@@ -115,7 +115,10 @@ async def test_who_gives_up_leaves_a_connection_that_can_be_used(db: Database) -
     await until_free(db)
 
 
-async def test_the_pool_ends_at_once_with_a_connection_that_is_kept(database_url: str) -> None:
+async def test_the_pool_ends_at_once_with_a_connection_that_is_kept(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kept_module, "DB_KEPT_S", 60.0)
     db = await open_pool(database_url, 2)
     kept = KeptConnection(db)
     await kept.fetch(PID)

@@ -163,6 +163,13 @@ async def test_late_failure_ends_no_claim_of_what_was_written_since(stores: Stor
     assert await stores.db.fetchval("SELECT expiry_retry_at IS NULL FROM tenant_kv")
 
 
+async def test_late_failure_puts_nothing_off_whose_claim_has_ended(stores: Stores) -> None:
+    claim = await due_one(stores)
+    assert await stores.release_claims(0, 1) == (1, 0)
+    assert not await stores.fail_expired(GUILD, *claim)
+    assert len(await stores.claim_expired(0, 1, limit=1)) == 1
+
+
 async def test_key_that_was_extended_past_us_stays(stores: Stores) -> None:
     """By a statement that does not count versions."""
     claim = await due_one(stores)

@@ -72,6 +72,8 @@ def test_of_several_beginnings_at_the_end_of_a_cut_text_the_longest_goes():
     made = knowing(("one", "abcdabcdX"), ("two", "cdabcdabQ"))
     assert made.text(A, "x" * CUT + "abcdabcdab") == "x" * CUT + "ab[secret two]"
     assert made.text(A, "x" * CUT + "abcdXabcd") == "x" * CUT + "abcdX[secret one]"
+    made = knowing(("one", "abcdab" + "Q" * 20))
+    assert made.text(A, "x" * CUT + "abcdYYabcdab") == "x" * CUT + "abcdYY[secret one]"
 
 
 def test_only_errors_and_reasons_of_a_result_change():
