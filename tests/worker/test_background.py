@@ -56,3 +56,25 @@ async def test_live_events_go_first_for_a_while():
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     assert dispatch.cancelled == [1]
+
+
+async def test_events_that_have_ended_are_not_taken_for_those_that_run_here():
+    dispatch, slept = Dispatch(), []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        await asyncio.sleep(0)
+
+    background = Background(dispatch, sleep=sleep)
+    for number in range(3):
+        task = asyncio.create_task(background.run(1, EVENT))
+        await until(lambda number=number: len(dispatch.running) == number + 1, "the event")
+        dispatch.running[-1](DispatchResult.nothing_ran(Outcome.OK).body)
+        await task
+    assert slept == []
+    dispatch.in_flight = LIVE_MAX + 1
+    task = asyncio.create_task(background.run(1, EVENT))
+    await until(lambda: len(dispatch.running) == 4, "the event behind live ones")
+    assert slept
+    dispatch.running[-1](DispatchResult.nothing_ran(Outcome.OK).body)
+    await task
