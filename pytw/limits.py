@@ -194,6 +194,7 @@ KV_WRITES_IN_FLIGHT_MAX = 1  # statements of several writes: two would wait for 
 KV_APART_MAX = 4  # statements whose time a tenant's own rows decide
 KV_APART_TENANT_MAX = 2  # of these of one tenant
 KV_LIST_KEYS_MAX = 10_000
+KV_DELETE_ROWS_MAX = 2_000  # of one statement, which holds the tenant's usage meanwhile
 KV_EXPIRY_CLAIM_S = 120  # longer than an event's deadline; doubles with each attempt
 KV_EXPIRY_CLAIM_S_MAX = 3_600
 KV_EXPIRY_ATTEMPTS_MAX = 10  # also in migrations/0002_kv.sql

@@ -20,6 +20,7 @@ from pytw.errors import LimitExceeded, NotFound, RequestError
 from pytw.limits import (
     KV_APART_MAX,
     KV_APART_TENANT_MAX,
+    KV_DELETE_ROWS_MAX,
     KV_FIND_BYTES_MAX,
     KV_FIND_ROWS_MAX,
     KV_LIST_KEYS_MAX,
@@ -78,7 +79,8 @@ GET_BY_ID = f"SELECT {COLUMNS} FROM tenant_kv WHERE {OWNS} AND id = $3"
 DELETE = f"""
 WITH {ROOM}, doomed AS (
     SELECT id FROM tenant_kv, room
-    WHERE id = ANY (ARRAY(SELECT id FROM tenant_kv_scopes WHERE {_UNDER})) AND scopes @> $4 ORDER BY id FOR UPDATE OF tenant_kv
+    WHERE id = ANY (ARRAY(SELECT id FROM tenant_kv_scopes WHERE {_UNDER})) AND scopes @> $4
+    ORDER BY id LIMIT {KV_DELETE_ROWS_MAX} FOR UPDATE OF tenant_kv
 )
 DELETE FROM tenant_kv USING doomed WHERE tenant_kv.id = doomed.id"""
 DELETE_BY_ID = f"WITH {ROOM} DELETE FROM tenant_kv USING room WHERE {OWNS} AND id = $3"
@@ -224,11 +226,15 @@ class KvStore(KvStaff):
         return bool(await self._apart.execute(tenant, SET_EXPIRY_BY_ID, *owner_of(tenant), *arguments))
 
     async def delete(self, tenant: int, key: str, scopes: Sequence[str]) -> int:
-        """Delete every row of the key whose scopes contain these; returns how many.
+        """Delete every row of the key whose scopes contain these, thousands in several statements; returns how many.
 
         Raises: RequestError, LimitExceeded.
         """
-        return await self._apart.execute(tenant, DELETE, *owner_of(tenant), checked_key(key), checked_scopes(scopes))
+        arguments = (*owner_of(tenant), checked_key(key), checked_scopes(scopes))
+        gone = last = await self._apart.execute(tenant, DELETE, *arguments)
+        while last == KV_DELETE_ROWS_MAX:
+            gone += (last := await self._apart.execute(tenant, DELETE, *arguments))
+        return gone
 
     async def delete_by_id(self, tenant: int, record_id: str) -> bool:
         """Whether there was one. Raises: RequestError, LimitExceeded."""

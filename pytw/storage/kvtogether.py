@@ -137,7 +137,9 @@ class KvTogether:
     async def _write(self, writes: list[Write]) -> list[asyncpg.Record | None]:
         # Tenants in one order, so that two statements never wait for each other.
         order = sorted(range(len(writes)), key=lambda number: writes[number][:2])
-        rows = await self._writer.fetch(WRITE_FREE, order, *_columns([writes[number] for number in order]), *self._bounds)
+        rows = await self._writer.fetch(
+            WRITE_FREE, order, *_columns([writes[number] for number in order]), *self._bounds
+        )
         done = {row["number"]: row for row in rows}
         return [done.get(number) for number in range(len(writes))]
 

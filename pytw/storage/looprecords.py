@@ -14,6 +14,7 @@ LOG = logging.getLogger("pytw.storage.looprecords")
 
 SCOPE = "templates"
 PAUSED_SCOPE = "templates.paused"
+TEMPLATE_SCOPES = frozenset({SCOPE, PAUSED_SCOPE})
 #: Tenant data: for each event, who asked for it.
 EVENT_REFS = "builtins_eventrefs"
 

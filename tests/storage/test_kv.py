@@ -9,7 +9,7 @@ import pytest
 
 from pytw import values
 from pytw.errors import InternalError, LimitExceeded, RequestError
-from pytw.limits import KV_FIND_BYTES_MAX, KV_FIND_ROWS_MAX, KV_LIST_SCOPES_MAX, Limits
+from pytw.limits import KV_DELETE_ROWS_MAX, KV_FIND_BYTES_MAX, KV_FIND_ROWS_MAX, KV_LIST_SCOPES_MAX, Limits
 from pytw.storage import kvrules
 from pytw.storage.kv import KvStore
 from pytw.storage.kvrules import like_pattern
@@ -246,3 +246,18 @@ async def test_moment_without_a_year_in_utc_is_refused(stores: Stores) -> None:
     at = datetime.max.replace(tzinfo=timezone(timedelta(hours=-14)))
     with pytest.raises(RequestError, match="before the year 1 or after 9999"):
         await stores.kv.set(Id.guild(1).key, "k", ["s"], ONE, at)
+
+
+async def test_thousands_of_rows_of_one_key_are_deleted_in_several_statements(stores: Stores) -> None:
+    owner, rows = Id.guild(7 << 22), KV_DELETE_ROWS_MAX * 2 + 5
+    await stores.db.execute(
+        """INSERT INTO tenant_kv (id, owner_id, owner_type, key, scopes, value)
+        SELECT 'row' || n, $1, $2, 'k', ARRAY['a', 's' || n], '"Null"' FROM generate_series(1, $3::int) AS n""",
+        owner.owner_id,
+        owner.owner_type.value,
+        rows,
+    )
+    await stores.kv.set(owner.key, "other", ["a"], values.pack(1))
+    assert await stores.kv.delete(owner.key, "k", ["a"]) == rows
+    assert await stores.kv.delete(owner.key, "k", ["a"]) == 0
+    assert await stores.kv.keys(owner.key, ["a"]) == ["other"]

@@ -178,3 +178,32 @@ async def test_each_call_has_its_capabilities(kv, name: str, args: tuple, held: 
     assert capability_warnings([held]) == []
     with pytest.raises(Forbidden):
         await results(kv, call(f"kv.{name}", *args, caps=("kv:delete:*", "kv[t]:*", "kv.meta[t]:keys", "kv.meta:x")))
+
+
+@pytest.mark.parametrize("scope", ["templates", "templates.paused"])
+@pytest.mark.parametrize(("name", "args"), [("set", ("k", 1)), ("set_expiry", ("k", None)), ("delete", ("k",))])
+async def test_one_scope_gives_no_right_over_templates(kv, scope: str, name: str, args: tuple):
+    """Where a loop keeps templates, writing a record is handing out capabilities."""
+    scopes = ["mine", scope]
+    with pytest.raises(Forbidden):
+        await results(kv, call(f"kv.{name}", *args, scopes, caps=("kv[mine]:*",)))
+    for held in (f"kv[{scope}]:*", "kv:*", "*"):
+        await results(kv, call(f"kv.{name}", *args, scopes, caps=(held,)))
+
+
+async def test_reading_needs_any_one_of_the_scopes(kv):
+    await results(kv, call("kv.set", "k", 1, ["mine", "templates"]))
+    assert await results(kv, call("kv.get", "k", ["mine", "templates"], caps=("kv[mine]:*",))) == [1, True]
+
+
+@pytest.mark.parametrize("name", ["setbyid", "setexpirybyid", "deletebyid"])
+async def test_an_id_gives_no_right_over_templates_either(kv, db, name: str):
+    scopes = ["mine", "templates"]
+    await results(kv, call("kv.set", "k", 1, scopes))
+    args = (
+        (await stored(db, scopes=scopes)).id,
+        *([2] if name == "setbyid" else [None] if name == "setexpirybyid" else []),
+    )
+    with pytest.raises(Forbidden):
+        await results(kv, call(f"kv.{name}", *args, caps=("kv[mine]:*",)))
+    await results(kv, call(f"kv.{name}", *args, caps=("kv[templates]:*",)))

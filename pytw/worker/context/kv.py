@@ -9,6 +9,7 @@ import msgpack
 
 from pytw.errors import LimitExceeded, RequestError
 from pytw.limits import KV_FIND_ROWS_MAX, KV_KEY_BYTES_MAX, KV_SCOPES_MAX, KV_VALUE_BYTES_MAX
+from pytw.storage.looprecords import TEMPLATE_SCOPES
 from pytw.types import KvRecord, KvWritten
 from pytw.worker.context import answers
 from pytw.worker.context.call import HostCall
@@ -80,6 +81,7 @@ def _time(at: datetime) -> bytes:
     return _pack(at if at.tzinfo is not None else at.astimezone())
 
 
+_WRITES = frozenset({"set", "delete"})
 #: Where a call has its scopes; elsewhere they are the second argument.
 _SCOPES_AT = {"kv.set": 2, "kv.keys": 0}
 
@@ -103,9 +105,14 @@ def _place(call: HostCall, action: str) -> tuple[str, list[str]]:
 
 
 def _capabilities(action: str, key: str, scopes: list[str]) -> list[str]:
-    """Any of them allows *action* on this key with these scopes; the first two allow it on any."""
+    """Any of them allows *action* on this key with these scopes; the first two allow it on any.
+
+    A record of the scopes where a loop keeps templates is a template, whatever scopes it has besides: who may write in one
+    of those must not thereby hand out capabilities.
+    """
     wanted = ["kv:*", f"kv:{action}:*", f"kv:{action}:{key}"]
-    for scope in scopes:
+    of_templates = [scope for scope in scopes if scope in TEMPLATE_SCOPES] if action in _WRITES else []
+    for scope in of_templates or scopes:
         wanted += [f"kv[{scope}]:*", f"kv[{scope}]:{action}", f"kv[{scope}]:{action}:{key}"]
     return wanted
 
