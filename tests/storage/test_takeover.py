@@ -190,7 +190,13 @@ async def test_keys_that_have_no_place_are_listed_with_the_reason(empty_database
     await build(empty_database_url, rows, 5)
     await migrate(empty_database_url)
     found = await kv(empty_database_url)
-    assert {id_: row[3] for id_, row in found.items()} == {"good": 1, "sqlnull": None, "newer": "new", "none": 1, "named": 2}
+    assert {id_: row[3] for id_, row in found.items()} == {
+        "good": 1,
+        "sqlnull": None,
+        "newer": "new",
+        "none": 1,
+        "named": 2,
+    }
     assert found["newer"][2] == ["a", "b"]
     assert found["none"][2] == ["unscoped"]
     reasons = {reason: [row["id"] for row in rows] for reason, rows in (await left(empty_database_url)).items()}
