@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from copy import copy
 from typing import Generic, TypeVar
 
@@ -24,8 +24,8 @@ class Gather(Generic[Item, Result]):
 
     Args:
         run: the results for a list of questions, in its order. After an error other than `Unavailable` nothing may have
-            changed: then each question is put alone, so that only who is at fault hears of it. Of `Unavailable` all hear:
-            the statement may have run.
+            changed: then each question is put alone, so that only who is at fault hears of it. Of `Unavailable` all hear,
+            and all who wait: the statement may have run.
         together_max: questions in one statement.
         in_flight_max: statements at the same time.
     """
@@ -63,6 +63,9 @@ class Gather(Generic[Item, Result]):
         self._under_way += 1
         try:
             return (await self._run([item]))[0]
+        except Unavailable as error:
+            self._give_up(error)
+            raise
         finally:
             self._under_way -= 1
             if self._waiting:
@@ -102,8 +105,11 @@ class Gather(Generic[Item, Result]):
             for (_, answer), result in zip(batch, results, strict=True):
                 if not answer.done():
                     answer.set_result(result)
+        except Unavailable as error:
+            _fail(batch, error)
+            self._give_up(error)
         except PytwError as error:
-            if len(batch) == 1 or isinstance(error, Unavailable):
+            if len(batch) == 1:
                 _fail(batch, error)
             else:
                 try:
@@ -116,8 +122,13 @@ class Gather(Generic[Item, Result]):
             _fail(batch, InternalError(f"the statement failed: {type(error).__name__}"))
             raise
 
+    def _give_up(self, error: Unavailable) -> None:
+        """Whoever waits behind a statement without an answer would wait as long again for the next one."""
+        waiting, self._waiting = self._waiting, deque()
+        _fail(waiting, error)
 
-def _fail(batch: list[_Asked[Item, Result]], error: PytwError) -> None:
+
+def _fail(batch: Iterable[_Asked[Item, Result]], error: PytwError) -> None:
     for _, answer in batch:
         if not answer.done():
             answer.set_exception(copy(error))

@@ -99,7 +99,7 @@ async def test_a_database_that_is_away_is_told_to_all_and_not_asked_again(statem
     found = await asyncio.gather(*(asks.ask(n) for n in range(4)), return_exceptions=True)
     assert [str(error) for error in found] == ["away"] * 4
     assert len({id(error) for error in found}) == 4
-    assert statements.batches == [[0], [1, 2, 3]]
+    assert statements.batches == [[0]]
     statements.failure = None
     assert await asks.ask(5) == 10
 
@@ -131,3 +131,17 @@ async def test_several_statements_run_at_once_up_to_the_bound(statements: Statem
     assert statements.batches == [[0], [1, 2], [3, 4]]
     statements.gate.set()
     assert await asyncio.gather(*tasks) == [n * 2 for n in range(9)]
+
+
+async def test_nobody_waits_for_a_second_statement_behind_one_without_an_answer(statements: Statements) -> None:
+    asks = gather(statements, together_max=2)
+    statements.gate.clear()
+    statements.failure = StorageUnavailable("away")
+    tasks = [asyncio.create_task(asks.ask(n)) for n in range(8)]
+    while not statements.batches:
+        await asyncio.sleep(0)
+    statements.gate.set()
+    assert [str(error) for error in await asyncio.gather(*tasks, return_exceptions=True)] == ["away"] * 8
+    assert statements.batches == [[0]]
+    statements.failure = None
+    assert await asks.ask(5) == 10
