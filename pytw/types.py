@@ -191,6 +191,9 @@ class TenantState:
     revision: int = 0  #: grows with each write; 0: no row
 
 
+#: Where the built-in template of loop mode keeps templates: scopes of the key-value store.
+LOOP_SCOPE = "templates"
+LOOP_PAUSED_SCOPE = "templates.paused"
 #: In a template's capabilities: all of them. There is no other wildcard (spec luau-api 8).
 EVERY_CAPABILITY = "*"
 #: The built-in template, first for every tenant.

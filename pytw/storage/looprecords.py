@@ -8,13 +8,12 @@ from typing import Any
 
 from pytw import values
 from pytw.storage.templates import Template
-from pytw.types import ENTRY, KvRecord, TenantState
+from pytw.types import ENTRY, LOOP_PAUSED_SCOPE, LOOP_SCOPE, KvRecord, TenantState
 
 LOG = logging.getLogger("pytw.storage.looprecords")
 
-SCOPE = "templates"
-PAUSED_SCOPE = "templates.paused"
-TEMPLATE_SCOPES = frozenset({SCOPE, PAUSED_SCOPE})
+SCOPE = LOOP_SCOPE
+PAUSED_SCOPE = LOOP_PAUSED_SCOPE
 #: Tenant data: for each event, who asked for it.
 EVENT_REFS = "builtins_eventrefs"
 

@@ -9,8 +9,7 @@ import msgpack
 
 from pytw.errors import LimitExceeded, RequestError
 from pytw.limits import KV_FIND_ROWS_MAX, KV_KEY_BYTES_MAX, KV_SCOPES_MAX, KV_VALUE_BYTES_MAX
-from pytw.storage.looprecords import TEMPLATE_SCOPES
-from pytw.types import KvRecord, KvWritten
+from pytw.types import LOOP_PAUSED_SCOPE, LOOP_SCOPE, KvRecord, KvWritten
 from pytw.worker.context import answers
 from pytw.worker.context.call import HostCall
 from pytw.worker.context.kvoptions import moment, page_options, set_options
@@ -82,6 +81,7 @@ def _time(at: datetime) -> bytes:
 
 
 _WRITES = frozenset({"set", "delete"})
+_TEMPLATE_SCOPES = frozenset({LOOP_SCOPE, LOOP_PAUSED_SCOPE})
 #: Where a call has its scopes; elsewhere they are the second argument.
 _SCOPES_AT = {"kv.set": 2, "kv.keys": 0}
 
@@ -111,7 +111,7 @@ def _capabilities(action: str, key: str, scopes: list[str]) -> list[str]:
     of those must not thereby hand out capabilities.
     """
     wanted = ["kv:*", f"kv:{action}:*", f"kv:{action}:{key}"]
-    of_templates = [scope for scope in scopes if scope in TEMPLATE_SCOPES] if action in _WRITES else []
+    of_templates = [scope for scope in scopes if scope in _TEMPLATE_SCOPES] if action in _WRITES else []
     for scope in of_templates or scopes:
         wanted += [f"kv[{scope}]:*", f"kv[{scope}]:{action}", f"kv[{scope}]:{action}:{key}"]
     return wanted
