@@ -12,8 +12,6 @@ from pytw.types import ENTRY, LOOP_PAUSED_SCOPE, LOOP_SCOPE, KvRecord, TenantSta
 
 LOG = logging.getLogger("pytw.storage.looprecords")
 
-SCOPE = LOOP_SCOPE
-PAUSED_SCOPE = LOOP_PAUSED_SCOPE
 #: Tenant data: for each event, who asked for it.
 EVENT_REFS = "builtins_eventrefs"
 
@@ -32,7 +30,7 @@ class StoredTemplate:
     @property
     def away(self) -> bool:
         """Whether it lies where no loop looks."""
-        return PAUSED_SCOPE in self.record.scopes
+        return LOOP_PAUSED_SCOPE in self.record.scopes
 
     def texts(self, field: str) -> list[str]:
         found = self.value.get(field)
@@ -65,10 +63,10 @@ def stored(record: KvRecord) -> StoredTemplate | None:
     try:
         value = values.unpack(record.value)
     except ValueError as error:
-        LOG.error("record %s of scope %s is no value: %s", record.id, SCOPE, error)
+        LOG.error("record %s of scope %s is no value: %s", record.id, LOOP_SCOPE, error)
         return None
     if not isinstance(value, dict) or not isinstance(value.get("name"), str):
-        LOG.warning("record %r of scope %s is no template", record.key, SCOPE)
+        LOG.warning("record %r of scope %s is no template", record.key, LOOP_SCOPE)
         return None
     return StoredTemplate(record, value)
 
@@ -95,4 +93,4 @@ def asked(state: TenantState, key: str, wanted: set[str]) -> tuple[frozenset[str
     return frozenset(events), refs
 
 
-__all__ = ["EVENT_REFS", "PAUSED_SCOPE", "SCOPE", "StoredTemplate", "asked", "stored"]
+__all__ = ["EVENT_REFS", "StoredTemplate", "asked", "stored"]

@@ -22,12 +22,12 @@ from pytw.eventnames import EVERY_EVENT
 from pytw.limits import KV_FIND_BYTES_MAX, KV_FIND_ROWS_MAX, KV_VALUE_BYTES_MAX, Limits
 from pytw.storage.kv import KvStore, to_row
 from pytw.storage.kvrules import LOCK_ROOM
-from pytw.storage.looprecords import EVENT_REFS, PAUSED_SCOPE, SCOPE, StoredTemplate, asked, stored
+from pytw.storage.looprecords import EVENT_REFS, StoredTemplate, asked, stored
 from pytw.storage.templatechecks import checked_files, checked_message, checked_name, checked_settings
 from pytw.storage.templates import Guard, Template, unguarded
 from pytw.storage.templatewrites import alone, key_of
 from pytw.storage.tenants import TenantStore, checked_events
-from pytw.types import ENTRY, LUAU_SUFFIXES, Draft, Id, TenantState
+from pytw.types import ENTRY, LOOP_PAUSED_SCOPE, LOOP_SCOPE, LUAU_SUFFIXES, Draft, Id, TenantState
 
 if TYPE_CHECKING:
     from pytw.storage.pool import Database
@@ -112,7 +112,7 @@ class LoopTemplateStore:
         await self._require_room(inside, owner, name, [one.record.id for one in old], len(text.encode()))
         key = old[0].record.key if old else f"{name} (template)" if name in _TAKEN else name
         # What was there is replaced, not made anew: its place among the others stays.
-        lies = old[0].record.scopes if old else [PAUSED_SCOPE if away else SCOPE]
+        lies = old[0].record.scopes if old else [LOOP_PAUSED_SCOPE if away else LOOP_SCOPE]
         await KvStore(inside, self._limits).set(owner.key, key, lies, values.pack(value))
         if old:
             await self._lay(inside, owner, old[0], text, away=away)
@@ -177,7 +177,7 @@ class LoopTemplateStore:
         kv = KvStore(inside, self._limits)
         records = [
             record
-            for scope in (SCOPE, PAUSED_SCOPE)
+            for scope in (LOOP_SCOPE, LOOP_PAUSED_SCOPE)
             for record in await kv.find(owner.key, "%%", [scope], limit=KV_FIND_ROWS_MAX)
         ]
         return [one for record in records if (one := stored(record)) is not None]
@@ -195,7 +195,7 @@ class LoopTemplateStore:
 
     async def _lay(self, inside: Database, owner: Id, one: StoredTemplate, text: str, *, away: bool) -> None:
         """Put the record where loops look, or where none does, with *text* for its value."""
-        scopes = {*one.record.scopes} - {SCOPE, PAUSED_SCOPE} | {PAUSED_SCOPE if away else SCOPE}
+        scopes = {*one.record.scopes} - {LOOP_SCOPE, LOOP_PAUSED_SCOPE} | {LOOP_PAUSED_SCOPE if away else LOOP_SCOPE}
         await inside.execute(MOVE, *key_of(owner), one.record.id, sorted(scopes), text)
 
     async def _take(self, inside: Database, owner: Id, one: StoredTemplate) -> None:
@@ -213,7 +213,7 @@ class LoopTemplateStore:
             ) from error
 
     async def _require_room(self, inside: Database, owner: Id, name: str, but: Sequence[str], more: int) -> None:
-        used = await inside.fetchrow(USED, *key_of(owner), [SCOPE], [PAUSED_SCOPE], list(but))
+        used = await inside.fetchrow(USED, *key_of(owner), [LOOP_SCOPE], [LOOP_PAUSED_SCOPE], list(but))
         assert used is not None
         if used["templates"] >= self._limits.templates_max:
             raise LimitExceeded(
@@ -235,7 +235,7 @@ class LoopTemplateStore:
         found = await inside.fetchval(
             "SELECT EXISTS (SELECT FROM tenant_kv WHERE owner_id = $1 AND owner_type = $2 AND scopes @> $3)",
             *key_of(owner),
-            [SCOPE],
+            [LOOP_SCOPE],
         )
         data = {**state.data, HAVE_TEMPLATES: bool(found), EVENT_REFS: refs}
         if (events, data) != (state.events, state.data):
