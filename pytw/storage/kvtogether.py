@@ -112,8 +112,6 @@ class KvTogether:
 
     async def read(self, place: Place) -> asyncpg.Record | None:
         """The row of exactly this place; None where there is none, or a long one."""
-        if self._db.in_transaction:
-            return (await self._read([place]))[0]
         return await self._reads.ask(place)
 
     async def write(self, tenant: int, write: Write) -> asyncpg.Record:
